@@ -1,0 +1,11 @@
+// One function per subcommand: each adds its subcommand with its options to the application and the callback that runs
+// it. Parsing and printing only; the work is in the libraries.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace distill::cli {
+
+void add_tokenize_command(CLI::App& app);
+
+}  // namespace distill::cli

@@ -1,0 +1,56 @@
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "cli/commands.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "kernels/threads.h"
+
+namespace {
+
+constexpr int kFailure = 1;
+constexpr int kUsage = 2;
+
+int run(int argc, char** argv) {
+  CLI::App app("Distils large Mixture-of-Experts language models into small dense ones.", "distill");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("distill ") + DISTILL_VERSION);
+  app.fallthrough();
+
+  std::string log_level = "info";
+  app.add_option("--log-level", log_level, "debug, info, warning or error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  int threads = 0;
+  app.add_option("--threads", threads, "Threads to compute with; 0 means every core this process may use")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.parse_complete_callback([&] {
+    distill::core::log::initialise(log_level);
+    distill::kernels::set_num_threads(threads);
+  });
+
+  distill::cli::add_tokenize_command(app);
+
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsage;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const distill::core::UsageError& error) {
+    std::fprintf(stderr, "distill: %s\n", error.what());
+    return kUsage;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "distill: %s\n", error.what());
+    return kFailure;
+  }
+}

@@ -1,0 +1,18 @@
+# `cmake --install` gives bin/distill, the libraries with their headers, and a package for find_package(Distill).
+include(CMakePackageConfigHelpers)
+
+get_property(_libraries GLOBAL PROPERTY DISTILL_LIBRARIES)
+install(TARGETS ${_libraries} distill EXPORT DistillTargets
+  RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/distill)
+set(_package ${CMAKE_INSTALL_LIBDIR}/cmake/Distill)
+install(EXPORT DistillTargets NAMESPACE distill:: DESTINATION ${_package})
+configure_package_config_file(cmake/DistillConfig.cmake.in DistillConfig.cmake INSTALL_DESTINATION ${_package})
+write_basic_package_version_file(DistillConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES
+  ${CMAKE_CURRENT_BINARY_DIR}/DistillConfig.cmake
+  ${CMAKE_CURRENT_BINARY_DIR}/DistillConfigVersion.cmake
+  cmake/Dependencies.cmake
+  DESTINATION ${_package})

@@ -1,0 +1,42 @@
+// Named tensors of a model, wherever they lie: one safetensors file, a sharded directory, a GGUF file.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace distill::data {
+
+struct TensorInfo {
+  std::string name;
+  std::string dtype;  // as the file names it: "BF16", "F8_E4M3", "Q4_K", ...
+  std::vector<int64_t> shape;
+  uint64_t bytes = 0;  // as stored
+};
+
+// Thread-safe after construction. Tensors returned may share the file's mapping and keep it alive.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+
+  // Sorted by name.
+  virtual const std::vector<TensorInfo>& tensors() const = 0;
+
+  // Null if there is no tensor of that name.
+  const TensorInfo* find(std::string_view name) const;
+
+  // The tensor as stored (a read-only view of the mapped file where the dtype is one of torch's), or dequantised to
+  // fp32 where it is block-quantised (GGUF). Throws Error naming the file and tensor.
+  virtual at::Tensor load(std::string_view name) const = 0;
+
+  // Which file the weights came from, for messages.
+  virtual std::string location() const = 0;
+
+  // SHA-256 (hex) over the names, dtypes, shapes and bytes of all tensors.
+  virtual std::string fingerprint() const = 0;
+};
+
+}  // namespace distill::data

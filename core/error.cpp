@@ -6,7 +6,9 @@
 
 namespace distill::core {
 
-void Error::add_context(std::string_view context) { message_ = fmt::format("{}: {}", context, message_); }
+void Error::add_context(std::string_view context) {
+  message_ = fmt::format("{}: {}", context, message_);
+}
 
 void rethrow_with_context(std::string_view context) {
   try {

@@ -61,7 +61,8 @@ decltype(auto) with_context(std::string_view context, Body&& body) {
   }
 }
 
-// `name` as in the list of `known` that is nearest to it by edit distance, or empty if none is near. For "did you mean".
+// `name` as in the list of `known` that is nearest to it by edit distance, or empty if none is near. For "did you
+// mean".
 template <typename Range>
 std::string nearest(std::string_view name, const Range& known);
 

@@ -12,7 +12,8 @@ namespace {
 
 TEST(Error, CarriesTheContextOfEveryCallerOutermostFirst) {
   try {
-    with_context("while reading shard-00012.h5", [] { with_context("document 311", [] { fail("{} bytes short", 4); }); });
+    with_context("while reading shard-00012.h5",
+                 [] { with_context("document 311", [] { fail("{} bytes short", 4); }); });
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "while reading shard-00012.h5: document 311: 4 bytes short");

@@ -3,7 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +40,11 @@ class WeightSource {
 
   // SHA-256 (hex) over the names, dtypes, shapes and bytes of all tensors.
   virtual std::string fingerprint() const = 0;
+
+ protected:
+  // What fingerprint() returns, given the stored bytes of each tensor. Independent of how tensors are spread over
+  // files.
+  std::string fingerprint_tensors(const std::function<std::span<const std::byte>(const TensorInfo&)>& bytes_of) const;
 };
 
 }  // namespace distill::data

@@ -1,0 +1,39 @@
+// The teacher's distribution over the next token as a student meets it, whatever way it was stored.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace distill::data {
+
+// One position, viewed inside SparseTargets.
+struct TargetDistribution {
+  std::span<const int32_t> ids;    // distinct, in no particular order
+  std::span<const float> weights;  // probabilities (of an unbiased mode: unbiased estimates of them), one per id
+  float uncovered = 0;             // probability of all tokens that have no id here; weights and it sum to 1
+};
+
+// Consecutive positions in compressed sparse rows: position i has ids and weights [offsets[i], offsets[i + 1]).
+struct SparseTargets {
+  std::vector<int64_t> offsets{0};
+  std::vector<int32_t> ids;
+  std::vector<float> weights;
+  std::vector<float> uncovered;
+
+  size_t positions() const { return uncovered.size(); }
+  TargetDistribution operator[](size_t position) const {
+    const auto begin = static_cast<size_t>(offsets[position]);
+    const auto count = static_cast<size_t>(offsets[position + 1]) - begin;
+    return {std::span(ids).subspan(begin, count), std::span(weights).subspan(begin, count), uncovered[position]};
+  }
+  void clear() {
+    offsets.resize(1);
+    ids.clear();
+    weights.clear();
+    uncovered.clear();
+  }
+};
+
+}  // namespace distill::data

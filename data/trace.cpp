@@ -1,0 +1,92 @@
+#include "data/trace.h"
+
+#include <utility>
+
+#include "core/config.h"
+#include "core/error.h"
+
+namespace distill::data {
+
+std::string_view to_string(FinishReason reason) {
+  return reason == FinishReason::kStop ? "stop" : "length";
+}
+
+std::string_view to_string(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kCorrect:
+      return "correct";
+    case Verdict::kIncorrect:
+      return "incorrect";
+    case Verdict::kUnchecked:
+      break;
+  }
+  return "unchecked";
+}
+
+nlohmann::json TraceProvenance::to_json() const {
+  return {{"teacher", teacher},
+          {"fingerprints",
+           {{"weights", weights}, {"config", config}, {"tokenizer", tokenizer}, {"chat_template", chat_template}}},
+          {"vocab_size", vocab_size},
+          {"sampling",
+           {{"temperature", sampling.temperature},
+            {"top_p", sampling.top_p},
+            {"top_k", sampling.top_k},
+            {"min_p", sampling.min_p},
+            {"max_new_tokens", sampling.max_new_tokens},
+            {"seed", sampling.seed}}},
+          {"targets", {{"mode", targets.to_string()}, {"temperature", targets.temperature}}},
+          {"command", command},
+          {"version", version}};
+}
+
+TraceProvenance TraceProvenance::from_json(const nlohmann::json& json, const std::string& location) {
+  core::ConfigReader reader(json, location);
+  TraceProvenance result;
+  result.teacher = reader.require<std::string>("teacher");
+  auto fingerprints = reader.section("fingerprints");
+  result.weights = fingerprints.require<std::string>("weights");
+  result.config = fingerprints.require<std::string>("config");
+  result.tokenizer = fingerprints.require<std::string>("tokenizer");
+  result.chat_template = fingerprints.require<std::string>("chat_template");
+  fingerprints.finish();
+  result.vocab_size = reader.require<int64_t>("vocab_size");
+  if (result.vocab_size < 1 || result.vocab_size > INT32_MAX) reader.reject("vocab_size", "is out of range");
+  auto sampling = reader.section("sampling");
+  result.sampling.temperature = sampling.require<double>("temperature");
+  result.sampling.top_p = sampling.require<double>("top_p");
+  result.sampling.top_k = sampling.require<int64_t>("top_k");
+  result.sampling.min_p = sampling.require<double>("min_p");
+  result.sampling.max_new_tokens = sampling.require<int64_t>("max_new_tokens");
+  result.sampling.seed = static_cast<uint64_t>(sampling.require<int64_t>("seed"));
+  sampling.finish();
+  auto targets = reader.section("targets");
+  result.targets = TargetSpec::parse(targets.require<std::string>("mode"));
+  result.targets.temperature = targets.require<double>("temperature");
+  if (!(result.targets.temperature > 0)) targets.reject("temperature", "must be above 0");
+  targets.finish();
+  result.command = reader.require<std::string>("command");
+  result.version = reader.require<std::string>("version");
+  reader.finish();
+  return result;
+}
+
+std::string TraceProvenance::difference(const TraceProvenance& other) const {
+  // The path of the teacher is not its identity: its fingerprints are.
+  nlohmann::json mine = to_json(), theirs = other.to_json();
+  for (const char* key : {"teacher", "command", "version"}) {
+    mine.erase(key);
+    theirs.erase(key);
+  }
+  mine = mine.flatten();
+  theirs = theirs.flatten();
+  for (const auto& [key, value] : mine.items()) {
+    if (value == theirs[key]) continue;
+    std::string name = key.substr(1);
+    std::ranges::replace(name, '/', ' ');
+    return fmt::format("{}: {} against {}", name, value.dump(), theirs[key].dump());
+  }
+  return {};
+}
+
+}  // namespace distill::data

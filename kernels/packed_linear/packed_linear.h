@@ -1,0 +1,33 @@
+// Matrix products with bf16 weights laid out for streaming: the inference side of every projection.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace distill::kernels {
+
+// A weight [out, in] in panels of 64 outputs: panel p holds, for each pair of inputs k, k+1, the 64 pairs
+// (w[64p + j][k], w[64p + j][k + 1]) side by side, so that one pass over memory feeds AVX-512's bf16 dot products.
+// Missing outputs and an odd last input are zero.
+struct PackedWeight {
+  at::Tensor panels;  // [ceil(out / 64), ceil(in / 2), 64, 2] bf16
+  int64_t in = 0;
+  int64_t out = 0;
+};
+
+inline constexpr int64_t kPanelWidth = 64;
+
+// `weight` [out, in] of any floating dtype, rounded to bf16.
+PackedWeight pack_weight(const at::Tensor& weight);
+
+// x [tokens, in] bf16, contiguous; returns x w^T + bias + residual as `out_dtype` (bf16 or fp32) [tokens, out]. `bias`
+// [out] fp32 and `residual` [tokens, out] bf16 may be undefined. Sums are fp32 over inputs in ascending pairs whatever
+// the number of tokens: a row's result never depends on the other rows.
+at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias = {},
+                         const at::Tensor& residual = {}, at::ScalarType out_dtype = at::kBFloat16);
+
+// Rows `ids` [tokens] int64 of the weight, [tokens, in] bf16: the embedding look-up where it is tied to the head.
+at::Tensor packed_rows(const PackedWeight& weight, const at::Tensor& ids);
+
+}  // namespace distill::kernels

@@ -1,0 +1,109 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/attention/paged_attention.h"
+#include "kernels/attention/varlen_attention.h"
+#include "tests/kernels/compare.h"
+
+namespace distill::kernels {
+namespace {
+
+// softmax(q k^T scale + mask) v written out, one sequence, [tokens, heads, dim].
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, int64_t window) {
+  const int64_t group = q.size(1) / k.size(1);
+  const at::Tensor keys = k.repeat_interleave(group, 1).permute({1, 2, 0});
+  const at::Tensor values = v.repeat_interleave(group, 1).transpose(0, 1);
+  at::Tensor visible = at::ones({q.size(0), k.size(0)}, at::kBool).tril(k.size(0) - q.size(0));
+  if (window > 0) visible = visible.triu(k.size(0) - q.size(0) + 1 - window);
+  const at::Tensor scores = at::matmul(q.transpose(0, 1), keys) * scale;
+  const at::Tensor masked = scores.masked_fill(visible.logical_not(), -INFINITY);
+  return at::matmul(masked.softmax(-1), values).transpose(0, 1);
+}
+
+struct Shape {
+  int64_t heads, kv_heads, dim, window;
+};
+
+class Attention : public testing::TestWithParam<Shape> {
+ protected:
+  const std::vector<int64_t> lengths_{9, 1, 37};
+  const at::Tensor offsets_ = at::tensor({0, 9, 10, 47}, at::kInt);
+  const int64_t tokens_ = 47;
+  const double scale_ = 0.3;
+
+  at::Tensor reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
+    std::vector<at::Tensor> parts;
+    int64_t begin = 0;
+    for (const int64_t length : lengths_) {
+      parts.push_back(attend(q.narrow(0, begin, length), k.narrow(0, begin, length), v.narrow(0, begin, length), scale_,
+                             GetParam().window));
+      begin += length;
+    }
+    return at::cat(parts);
+  }
+};
+
+TEST_P(Attention, OverPackedSequencesEqualsTheFormulaWithItsGradient) {
+  const auto [heads, kv_heads, dim, window] = GetParam();
+  const Inputs inputs{random({tokens_, heads, dim}, 1), random({tokens_, kv_heads, dim}, 2),
+                      random({tokens_, kv_heads, dim}, 3)};
+  const auto ours = [&](const Inputs& in) {
+    return varlen_attention(in[0], in[1], in[2], offsets_, scale_, GetParam().window);
+  };
+  const auto formula = [&](const Inputs& in) { return reference(in[0], in[1], in[2]); };
+  Inputs fp32;
+  for (const auto& input : inputs) fp32.push_back(input.to(at::kFloat));
+  EXPECT_LT(scaled_error(ours(fp32), formula(inputs)), 1e-5);
+  expect_same_gradients(inputs, random({tokens_, heads, dim}, 4), ours, formula, 1e-3);
+}
+
+TEST_P(Attention, OverCacheBlocksEqualsTheFormulaForWholeAndSplitSequences) {
+  const auto [heads, kv_heads, dim, window] = GetParam();
+  constexpr int64_t kBlock = 16;
+  const at::Tensor q = as_bf16(random({tokens_, heads, dim}, 5));
+  const at::Tensor k = as_bf16(random({tokens_, kv_heads, dim}, 6));
+  const at::Tensor v = as_bf16(random({tokens_, kv_heads, dim}, 7));
+  const at::Tensor expected = reference(q, k, v);
+  for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 1e-5), std::pair(at::kBFloat16, 0.02)}) {
+    const auto options = at::TensorOptions().dtype(dtype);
+    const PagedKeysValues cache{.keys = at::full({8, kv_heads, dim, kBlock}, NAN, options),
+                                .values = at::full({8, kv_heads, kBlock, dim}, NAN, options)};
+    // Sequences 0, 1, 2 lie in blocks 5; 2; 7, 0, 3.
+    const at::Tensor table = at::tensor({5, 0, 0, 2, 0, 0, 7, 0, 3}, at::kInt).view({3, 3});
+    std::vector<int64_t> slots;
+    for (size_t s = 0; s < lengths_.size(); ++s) {
+      for (int64_t p = 0; p < lengths_[s]; ++p) {
+        slots.push_back(table[static_cast<int64_t>(s)][p / kBlock].item<int32_t>() * kBlock + p % kBlock);
+      }
+    }
+    write_cache(cache, k.to(dtype), v.to(dtype), at::tensor(slots, at::kLong));
+    const at::Tensor whole = paged_attention(
+        q.to(dtype), cache,
+        {.sequence_offsets = offsets_, .block_table = table, .context_lengths = at::tensor({9, 1, 37}, at::kInt)},
+        scale_, window);
+    EXPECT_LT(scaled_error(whole, expected), tolerance) << dtype;
+    // The last token of each sequence alone gives the same bits.
+    const at::Tensor last = at::tensor({8, 9, 46}, at::kLong);
+    const at::Tensor decoded = paged_attention(q.to(dtype).index_select(0, last), cache,
+                                               {.sequence_offsets = at::tensor({0, 1, 2, 3}, at::kInt),
+                                                .block_table = table,
+                                                .context_lengths = at::tensor({9, 1, 37}, at::kInt)},
+                                               scale_, window);
+    EXPECT_TRUE(at::equal(decoded, whole.index_select(0, last))) << dtype;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
+                         testing::Values(Shape{4, 4, 16, 0}, Shape{9, 3, 64, 0}, Shape{6, 2, 20, 0},
+                                         Shape{4, 2, 16, 5}));
+
+TEST(PagedAttention, RefusesSlotsOutsideTheCache) {
+  const PagedKeysValues cache{.keys = at::zeros({2, 1, 4, 16}), .values = at::zeros({2, 1, 16, 4})};
+  EXPECT_THROW(write_cache(cache, at::zeros({1, 1, 4}), at::zeros({1, 1, 4}), at::tensor({32}, at::kLong)), c10::Error);
+}
+
+}  // namespace
+}  // namespace distill::kernels

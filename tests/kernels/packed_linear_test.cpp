@@ -1,0 +1,52 @@
+#include "kernels/packed_linear/packed_linear.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "tests/kernels/compare.h"
+
+namespace distill::kernels {
+namespace {
+
+struct Shape {
+  int64_t tokens, in, out;
+};
+
+class PackedLinear : public testing::TestWithParam<Shape> {};
+
+TEST_P(PackedLinear, EqualsTheProductInFp64) {
+  const auto [tokens, in, out] = GetParam();
+  const at::Tensor x = as_bf16(random({tokens, in}, 1));
+  const at::Tensor w = as_bf16(random({out, in}, 2));
+  const at::Tensor bias = random({out}, 3).to(at::kFloat);
+  const at::Tensor residual = as_bf16(random({tokens, out}, 4));
+  const at::Tensor product = x.matmul(w.t());
+  const PackedWeight packed = pack_weight(w);
+  const at::Tensor x_bf16 = x.to(at::kBFloat16);
+  const at::Tensor plain = packed_linear(x_bf16, packed, {}, {}, at::kFloat);
+  EXPECT_LT(scaled_error(plain, product), 1e-5);
+  const at::Tensor full = packed_linear(x_bf16, packed, bias, residual.to(at::kBFloat16), at::kBFloat16);
+  EXPECT_LT(relative_error(full, product + bias + residual), kBf16Rounding);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, PackedLinear,
+                         testing::Values(Shape{1, 64, 64}, Shape{1, 33, 65}, Shape{5, 576, 1}, Shape{6, 2, 130},
+                                         Shape{7, 100, 192}, Shape{131, 48, 100}));
+
+TEST(PackedLinearRows, DoNotDependOnTheOtherRows) {
+  const at::Tensor x = random({150, 96}, 5).to(at::kBFloat16);
+  const PackedWeight packed = pack_weight(random({200, 96}, 6));
+  const at::Tensor all = packed_linear(x, packed);
+  for (const int64_t row : {0, 5, 77, 149}) {
+    EXPECT_TRUE(at::equal(packed_linear(x.narrow(0, row, 1).contiguous(), packed)[0], all[row])) << "row " << row;
+  }
+}
+
+TEST(PackedRows, ReturnTheRowsThatWerePacked) {
+  const at::Tensor w = random({130, 33}, 7).to(at::kBFloat16);
+  const at::Tensor ids = at::tensor({0, 129, 64, 63, 0}, at::kLong);
+  EXPECT_TRUE(at::equal(packed_rows(pack_weight(w), ids), w.index_select(0, ids)));
+}
+
+}  // namespace
+}  // namespace distill::kernels

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "nn/kv_cache.h"
+
 namespace distill::nn {
 
 // Several sequences back to back.
@@ -29,8 +31,6 @@ struct CacheSlots {
   at::Tensor block_table;      // [sequences, max_blocks] int32
   at::Tensor context_lengths;  // [sequences] int32, cached tokens plus the new ones of this batch
 };
-
-class KvCache;  // nn/kv_cache.h
 
 struct ModelShape {
   int64_t vocab_size = 0;

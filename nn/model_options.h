@@ -1,0 +1,16 @@
+// How a model's weights are held once loaded.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+namespace distill::nn {
+
+struct ModelOptions {
+  // What products are computed in, and how hidden states travel: fp32 or bf16.
+  at::ScalarType compute = at::kBFloat16;
+  // Trainable: fp32 master weights that require gradients, cast to `compute` where they are used. Otherwise weights are
+  // held once, in the layout that runs fastest, and the result is not differentiable.
+  bool trainable = false;
+};
+
+}  // namespace distill::nn

@@ -25,7 +25,7 @@ PackedWeight pack_weight(const at::Tensor& weight) {
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
   const int64_t panels = (out + kPanelWidth - 1) / kPanelWidth;
-  const int64_t pairs = (in + 1) / 2;
+  const int64_t pairs = (in + 2 * kPairAlignment - 1) / (2 * kPairAlignment) * kPairAlignment;
   const at::Tensor padded =
       at::constant_pad_nd(weight.to(at::kBFloat16), {0, 2 * pairs - in, 0, panels * kPanelWidth - out});
   return {.panels = padded.view({panels, kPanelWidth, pairs, 2}).transpose(1, 2).contiguous(), .in = in, .out = out};
@@ -46,8 +46,9 @@ at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const 
           .findSchemaOrThrow("distill::packed_linear", "")
           .typed<at::Tensor(const at::Tensor&, const at::Tensor&, int64_t, const std::optional<at::Tensor>&,
                             const std::optional<at::Tensor>&, at::ScalarType)>();
-  const at::Tensor even = weight.in % 2 == 0 ? x : at::constant_pad_nd(x, {0, 1});
-  return op.call(even, weight.panels, weight.out, if_defined(bias), if_defined(residual), out_dtype);
+  const int64_t missing = 2 * weight.panels.size(1) - weight.in;
+  return op.call(missing == 0 ? x : at::constant_pad_nd(x, {0, missing}), weight.panels, weight.out, if_defined(bias),
+                 if_defined(residual), out_dtype);
 }
 
 at::Tensor packed_rows(const PackedWeight& weight, const at::Tensor& ids) {

@@ -8,22 +8,23 @@
 namespace distill::kernels {
 
 // A weight [out, in] in panels of 64 outputs: panel p holds, for each pair of inputs k, k+1, the 64 pairs
-// (w[64p + j][k], w[64p + j][k + 1]) side by side, so that one pass over memory feeds AVX-512's bf16 dot products.
-// Missing outputs and an odd last input are zero.
+// (w[64p + j][k], w[64p + j][k + 1]) side by side, so that one pass over memory feeds the bf16 dot products of AVX-512
+// and AMX. Missing outputs and inputs are zero.
 struct PackedWeight {
-  at::Tensor panels;  // [ceil(out / 64), ceil(in / 2), 64, 2] bf16
+  at::Tensor panels;  // [ceil(out / 64), pairs, 64, 2] bf16, pairs = ceil(in / 2) rounded up to kPairAlignment
   int64_t in = 0;
   int64_t out = 0;
 };
 
 inline constexpr int64_t kPanelWidth = 64;
+inline constexpr int64_t kPairAlignment = 16;
 
 // `weight` [out, in] of any floating dtype, rounded to bf16.
 PackedWeight pack_weight(const at::Tensor& weight);
 
 // x [tokens, in] bf16, contiguous; returns x w^T + bias + residual as `out_dtype` (bf16 or fp32) [tokens, out]. `bias`
-// [out] fp32 and `residual` [tokens, out] bf16 may be undefined. Sums are fp32 over inputs in ascending pairs whatever
-// the number of tokens: a row's result never depends on the other rows.
+// [out] fp32 and `residual` [tokens, out] bf16 may be undefined. Sums are fp32 in an order that does not depend on the
+// number of tokens: a row's result never depends on the other rows.
 at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias = {},
                          const at::Tensor& residual = {}, at::ScalarType out_dtype = at::kBFloat16);
 

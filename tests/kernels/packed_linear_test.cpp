@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "kernels/packed_linear/tile_kernel.h"
 #include "tests/kernels/compare.h"
 
 namespace distill::kernels {
@@ -32,6 +33,30 @@ TEST_P(PackedLinear, EqualsTheProductInFp64) {
 INSTANTIATE_TEST_SUITE_P(Shapes, PackedLinear,
                          testing::Values(Shape{1, 64, 64}, Shape{1, 33, 65}, Shape{5, 576, 1}, Shape{6, 2, 130},
                                          Shape{7, 100, 192}, Shape{131, 48, 100}));
+
+TEST(TileKernels, OfEveryInstructionSetHereAgreeForEveryNumberOfRows) {
+  constexpr int64_t kInputs = 96;
+  const at::Tensor x = random({32, kInputs}, 8).to(at::kBFloat16);
+  const at::Tensor w = random({kPanelWidth, kInputs}, 9).to(at::kBFloat16);
+  const PackedWeight packed = pack_weight(w);
+  const at::Tensor expected = x.to(at::kDouble).matmul(w.to(at::kDouble).t());
+  for (const TileKernel* kernel : {amx_tile_kernel(), avx512_tile_kernel(), portable_tile_kernel()}) {
+    if (kernel == nullptr) continue;
+    at::Tensor whole;
+    for (int64_t rows = kernel->max_rows; rows >= 1; --rows) {
+      const at::Tensor sums = at::full({rows, kPanelWidth}, NAN);
+      kernel->multiply({.x = static_cast<const Bf16*>(x.const_data_ptr()),
+                        .panel = static_cast<const Bf16*>(packed.panels.const_data_ptr()),
+                        .x_stride = kInputs,
+                        .pairs = packed.panels.size(1),
+                        .sums = sums.mutable_data_ptr<float>()},
+                       rows);
+      EXPECT_LT(scaled_error(sums, expected.narrow(0, 0, rows)), 1e-5) << rows << " rows";
+      if (!whole.defined()) whole = sums;
+      EXPECT_TRUE(at::equal(sums, whole.narrow(0, 0, rows))) << rows << " rows";
+    }
+  }
+}
 
 TEST(PackedLinearRows, DoNotDependOnTheOtherRows) {
   const at::Tensor x = random({150, 96}, 5).to(at::kBFloat16);

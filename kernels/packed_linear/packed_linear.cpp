@@ -10,8 +10,9 @@ namespace {
 
 TORCH_LIBRARY_FRAGMENT(distill, library) {
   library.def(
-      "packed_linear(Tensor x, Tensor panels, int out, Tensor? bias, Tensor? residual, ScalarType out_dtype) -> "
-      "Tensor");
+      "packed_linear(Tensor x, Tensor panels, Tensor? scales, int out, Tensor? bias, Tensor? residual, ScalarType "
+      "out_dtype) -> Tensor");
+  library.def("packed_rows(Tensor panels, Tensor? scales, int width, Tensor ids) -> Tensor");
 }
 
 std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
@@ -44,18 +45,21 @@ at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const 
   static const auto op =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("distill::packed_linear", "")
-          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, int64_t, const std::optional<at::Tensor>&,
-                            const std::optional<at::Tensor>&, at::ScalarType)>();
-  const int64_t missing = 2 * weight.panels.size(1) - weight.in;
-  return op.call(missing == 0 ? x : at::constant_pad_nd(x, {0, missing}), weight.panels, weight.out, if_defined(bias),
-                 if_defined(residual), out_dtype);
+          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, int64_t,
+                            const std::optional<at::Tensor>&, const std::optional<at::Tensor>&, at::ScalarType)>();
+  const int64_t missing = (2 * kPairAlignment - weight.in % (2 * kPairAlignment)) % (2 * kPairAlignment);
+  return op.call(missing == 0 ? x : at::constant_pad_nd(x, {0, missing}), weight.panels, if_defined(weight.scales),
+                 weight.out, if_defined(bias), if_defined(residual), out_dtype);
 }
 
 at::Tensor packed_rows(const PackedWeight& weight, const at::Tensor& ids) {
-  const at::Tensor panel = at::floor_divide(ids, kPanelWidth);
-  const at::Tensor lane = at::remainder(ids, kPanelWidth);
-  const at::Tensor rows = weight.panels.index({panel, at::indexing::Slice(), lane});  // [tokens, pairs, 2]
-  return rows.reshape({ids.size(0), -1}).narrow(1, 0, weight.in);
+  TORCH_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong, "packed_rows: ids must be int64 [tokens], are ",
+              ids.scalar_type(), " ", ids.sizes());
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("distill::packed_rows", "")
+          .typed<at::Tensor(const at::Tensor&, const std::optional<at::Tensor>&, int64_t, const at::Tensor&)>();
+  return op.call(weight.panels, if_defined(weight.scales), weight.in, ids);
 }
 
 }  // namespace distill::kernels

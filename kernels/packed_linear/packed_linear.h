@@ -10,8 +10,14 @@ namespace distill::kernels {
 // A weight [out, in] in panels of 64 outputs: panel p holds, for each pair of inputs k, k+1, the 64 pairs
 // (w[64p + j][k], w[64p + j][k + 1]) side by side, so that one pass over memory feeds the bf16 dot products of AVX-512
 // and AMX. Missing outputs and inputs are zero.
+//
+// A weight in blocks of integers (kernels/packed_linear/block_weight.h) lies in the same order and keeps its scales
+// beside it; its values count as if they had been rounded to bf16.
 struct PackedWeight {
-  at::Tensor panels;  // [ceil(out / 64), pairs, 64, 2] bf16, pairs = ceil(in / 2) rounded up to kPairAlignment
+  at::Tensor panels;  // [ceil(out / 64), pairs, 64, 2] bf16, pairs = ceil(in / 2) rounded up to kPairAlignment; or
+                      // [ceil(out / 64), pairs / 16, 16, 64 (, 2)] uint8 with two 4-bit codes each (int8)
+  at::Tensor
+      scales{};  // undefined; or [ceil(out / 64), pairs / 16, 1 or 2, 64] fp16: scales, then mins if there are any
   int64_t in = 0;
   int64_t out = 0;
 };

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "kernels/packed_linear/block_weight.h"
 #include "kernels/packed_linear/tile_kernel.h"
 #include "tests/kernels/compare.h"
 
@@ -57,6 +58,64 @@ TEST(TileKernels, OfEveryInstructionSetHereAgreeForEveryNumberOfRows) {
     }
   }
 }
+
+struct BlockFormat {
+  at::ScalarType codes;
+  bool mins;
+};
+
+class PackedBlocks : public testing::TestWithParam<BlockFormat> {
+ protected:
+  static constexpr int64_t kOut = 130;
+  static constexpr int64_t kIn = 96;
+
+  static BlockWeight blocks() {
+    const bool four_bits = GetParam().codes == at::kByte;
+    const at::Tensor codes = four_bits ? random({kOut, kIn}, 10).mul(4).add(7.5).clamp(0, 15).to(at::kByte)
+                                       : random({kOut, kIn}, 10).mul(60).clamp(-128, 127).to(at::kChar);
+    const at::Tensor scales = random({kOut, kIn / kBlockInputs}, 11).to(at::kHalf);
+    return {.codes = codes,
+            .scales = scales,
+            .mins = GetParam().mins ? random({kOut, kIn / kBlockInputs}, 12).to(at::kHalf) : at::Tensor()};
+  }
+  // scale * code + min in fp32, which is exact but for the last rounding.
+  static at::Tensor values(const BlockWeight& weight) {
+    const auto spread = [](const at::Tensor& x) { return x.to(at::kFloat).repeat_interleave(kBlockInputs, 1); };
+    const at::Tensor scaled = weight.codes.to(at::kFloat) * spread(weight.scales);
+    return weight.mins.defined() ? scaled + spread(weight.mins) : scaled;
+  }
+};
+
+TEST_P(PackedBlocks, GiveTheSameBitsAsTheirValuesInBf16) {
+  const BlockWeight weight = blocks();
+  const PackedWeight packed = pack_weight(weight);
+  const PackedWeight plain = pack_weight(values(weight));
+  EXPECT_LT(packed.panels.nbytes() + packed.scales.nbytes(), plain.panels.nbytes() * 6 / 10);
+  const at::Tensor x = random({40, kIn}, 13).to(at::kBFloat16);
+  EXPECT_TRUE(at::equal(packed_linear(x, packed), packed_linear(x, plain)));
+  const at::Tensor ids = at::tensor({0, 129, 64, 63}, at::kLong);
+  EXPECT_TRUE(at::equal(packed_rows(packed, ids), packed_rows(plain, ids)));
+}
+
+TEST_P(PackedBlocks, AreDecodedAlikeByPortableCode) {
+  const PackedWeight packed = pack_weight(blocks());
+  for (int64_t i = 0; i < packed.panels.size(0); ++i) {
+    const BlockPanel panel{.codes = packed.panels[i].const_data_ptr(),
+                           .scales = static_cast<const uint16_t*>(packed.scales[i].const_data_ptr()),
+                           .blocks = packed.panels.size(1),
+                           .four_bits = packed.panels.scalar_type() == at::kByte,
+                           .has_mins = packed.scales.size(2) == 2};
+    const at::Tensor fast = at::empty({kIn * kPanelWidth}, at::kBFloat16);
+    const at::Tensor portable = at::empty_like(fast);
+    decode_panel(panel, static_cast<Bf16*>(fast.mutable_data_ptr()));
+    decode_panel_portable(panel, static_cast<Bf16*>(portable.mutable_data_ptr()));
+    EXPECT_TRUE(at::equal(fast, portable)) << "panel " << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, PackedBlocks,
+                         testing::Values(BlockFormat{at::kByte, false}, BlockFormat{at::kByte, true},
+                                         BlockFormat{at::kChar, false}, BlockFormat{at::kChar, true}));
 
 TEST(PackedLinearRows, DoNotDependOnTheOtherRows) {
   const at::Tensor x = random({150, 96}, 5).to(at::kBFloat16);

@@ -15,6 +15,8 @@
 
 namespace distill::data {
 
+class GgufFile;
+
 enum class ModelFormat { kHuggingFace, kGguf };
 
 // Opens and checks the parts on demand; each throws Error naming the missing or damaged file.
@@ -28,8 +30,10 @@ class ModelFiles {
   // The directory or GGUF file after resolving run directories.
   const std::filesystem::path& path() const { return path_; }
 
-  // config.json; for GGUF the same keys, translated from its metadata ("model_type": "llama" | "qwen2" | "qwen3" | ...).
+  // config.json; for GGUF the same keys, translated from its metadata ("model_type": "llama" | "qwen2" | "qwen3" |
+  // ...).
   const nlohmann::json& config() const { return config_; }
+  // Under Hugging Face's names and in its layout, whatever the format.
   std::shared_ptr<const WeightSource> weights() const;
   std::shared_ptr<const Tokenizer> tokenizer() const;
   // `override_family` is the value of --chat-template or empty. Null if the model has no template.
@@ -38,11 +42,20 @@ class ModelFiles {
   std::vector<int32_t> eos_token_ids() const;
   std::optional<int32_t> bos_token_id() const;
 
+  // The file itself; null unless format() is kGguf.
+  const std::shared_ptr<const GgufFile>& gguf() const { return gguf_; }
+
  private:
   ModelFiles() = default;
+  // The JSON object in a file of the directory that not every model has; empty if it is not there.
+  nlohmann::json optional_json(const char* name) const;
+  // The text of the "bos" or "eos" token; empty if there is none.
+  std::string special_token(const std::string& kind) const;
+  std::optional<std::string> jinja() const;
   ModelFormat format_ = ModelFormat::kHuggingFace;
   std::filesystem::path path_;
   nlohmann::json config_;
+  std::shared_ptr<const GgufFile> gguf_;
 };
 
 }  // namespace distill::data

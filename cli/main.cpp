@@ -31,6 +31,7 @@ int run(int argc, char** argv) {
     distill::kernels::set_num_threads(threads);
   });
 
+  distill::cli::add_inspect_command(app);
   distill::cli::add_tokenize_command(app);
 
   try {

@@ -64,7 +64,7 @@ void print_vocabulary(const ordered_json& config) {
 }
 
 void print_weights(const ordered_json& weights) {
-  if (!weights.is_object()) return;
+  if (!get(weights, "tensors").is_number()) return;
   print_row("weights", fmt::format("{} parameters in {} tensors, {}", format_count(weights["parameters"].get<double>()),
                                    weights["tensors"].dump(), format_bytes(weights["bytes"].get<double>())));
   for (const auto& [dtype, amount] : weights["dtypes"].items()) {
@@ -75,20 +75,22 @@ void print_weights(const ordered_json& weights) {
   if (weights.contains("fingerprint")) print_row("fingerprint", shown(weights["fingerprint"]));
 }
 
+// One part of a model: `text` if it is there, else that it is not.
+void print_part(const ordered_json& description, const char* key, const char* label, auto&& text) {
+  if (!description.contains(key)) return;
+  const ordered_json& part = description[key];
+  print_row(label, part.is_null() ? "none" : get(part, "error").is_null() ? text(part) : "cannot be read");
+}
+
 void print_text_side(const ordered_json& description) {
-  if (const auto tokenizer = get(description, "tokenizer"); tokenizer.is_object()) {
-    print_row("tokenizer",
-              fmt::format("{} tokens, {} of them special, fingerprint {:.12}", tokenizer["vocab_size"].dump(),
-                          tokenizer["special_tokens"].dump(), tokenizer["fingerprint"].get<std::string>()));
-  } else if (description.contains("tokenizer")) {
-    print_row("tokenizer", "none");
-  }
-  if (const auto chat = get(description, "chat_template"); chat.is_object()) {
-    print_row("chat template", shown(chat["family"].is_null() ? chat["note"] : chat["family"]));
-  } else if (description.contains("chat_template")) {
-    print_row("chat template", "none");
-  }
-  if (const auto ends = get(description, "eos_token_ids"); !ends.is_null()) print_row("end tokens", ends.dump());
+  print_part(description, "tokenizer", "tokenizer", [](const ordered_json& tokenizer) {
+    return fmt::format("{} tokens, {} of them special, fingerprint {:.12}", tokenizer["vocab_size"].dump(),
+                       tokenizer["special_tokens"].dump(), tokenizer["fingerprint"].get<std::string>());
+  });
+  print_part(description, "chat_template", "chat template", [](const ordered_json& chat_template) {
+    return shown(chat_template[chat_template["family"].is_null() ? "note" : "family"]);
+  });
+  print_part(description, "eos_token_ids", "end tokens", [](const ordered_json& ids) { return ids.dump(); });
 }
 
 void print_metadata(const ordered_json& metadata) {

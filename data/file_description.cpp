@@ -88,13 +88,14 @@ ordered_json cache_bytes_per_token(const nlohmann::json& config) {
   return *layers * 2 * kv_heads * head_dim * kBytes;
 }
 
-// Runs `body`, which fills in one part; its error becomes a problem of the whole.
+// Runs `body`, which fills in one part; its error stands in for the part and becomes a problem of the whole.
 template <typename Body>
 void attempt(ordered_json& into, const char* part, Body&& body) {
   into[part] = nullptr;
   try {
     body();
   } catch (const core::Error& error) {
+    into[part] = {{"error", error.what()}};
     into["problems"].push_back(error.what());
   }
 }

@@ -1,0 +1,49 @@
+// How the weight of a projection is stored and multiplied with. Models only say which projections they have.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "kernels/packed_linear/packed_linear.h"
+#include "nn/model_options.h"
+
+namespace distill::nn {
+
+// y = x w^T + bias, where w may consist of several parts with the same inputs whose outputs lie side by side (q, k and
+// v; gate and up), so that one product computes them all.
+//   trainable        the parts stay as given (fp32 leaves) and are cast to the compute dtype in each forward
+//   inference, bf16  packed for streaming (kernels/packed_linear)
+//   inference, fp32  one fp32 matrix
+class Linear {
+ public:
+  struct Part {
+    at::Tensor weight;  // [out, in], any floating dtype
+    at::Tensor bias;    // [out] or undefined, in all parts alike
+  };
+
+  Linear() = default;
+  Linear(std::vector<Part> parts, const ModelOptions& options);
+
+  // x [tokens, in] in the compute dtype, contiguous; `residual` [tokens, out] likewise or undefined. Returns [tokens,
+  // out] in the compute dtype.
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& residual = {}) const;
+  // The same without residual as fp32, not rounded to the compute dtype.
+  at::Tensor forward_fp32(const at::Tensor& x) const;
+
+  // Rows `ids` [tokens] int64 of the weight, [tokens, in] in the compute dtype: an embedding tied to this projection.
+  at::Tensor rows(const at::Tensor& ids) const;
+  // The whole weight [out, in]: the leaf where trainable, else a copy or view in the compute dtype. One part only.
+  at::Tensor weight() const;
+
+ private:
+  at::Tensor joined_weight(at::ScalarType dtype) const;
+  at::Tensor joined_bias(at::ScalarType dtype) const;
+
+  ModelOptions options_;
+  std::vector<Part> parts_;       // trainable, or one fp32 part
+  kernels::PackedWeight packed_;  // inference in bf16
+  at::Tensor packed_bias_;        // fp32 or undefined
+};
+
+}  // namespace distill::nn

@@ -16,14 +16,6 @@ at::Tensor join(const std::vector<Linear::Part>& parts, at::Tensor Linear::Part:
   return at::cat(tensors);
 }
 
-bool is_packed(const ModelOptions& options) {
-  return !options.trainable && options.compute == at::kBFloat16;
-}
-
-at::Tensor multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  return at::linear(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
-}
-
 }  // namespace
 
 Linear::Linear(std::vector<Part> parts, const ModelOptions& options) : options_(options), parts_(std::move(parts)) {
@@ -35,14 +27,9 @@ Linear::Linear(std::vector<Part> parts, const ModelOptions& options) : options_(
                 parts_.front().weight.sizes());
   }
   if (options_.trainable) return;
-  if (is_packed(options_)) {
-    packed_ = kernels::pack_weight(joined_weight(at::kBFloat16));
-    packed_bias_ = joined_bias(at::kFloat);
-    parts_.clear();
-  } else {
-    // A copy: what was loaded may be a view of a mapped file.
-    parts_ = {{.weight = joined_weight(options_.compute).clone(), .bias = joined_bias(options_.compute)}};
-  }
+  packed_ = kernels::pack_weight(joined_weight(options_.compute), options_.compute);
+  packed_bias_ = joined_bias(at::kFloat);
+  parts_.clear();
 }
 
 at::Tensor Linear::joined_weight(at::ScalarType dtype) const {
@@ -53,25 +40,30 @@ at::Tensor Linear::joined_bias(at::ScalarType dtype) const {
   return join(parts_, &Part::bias, dtype);
 }
 
+at::Tensor Linear::multiply(const at::Tensor& x, at::ScalarType dtype) const {
+  const at::Tensor bias = joined_bias(dtype);
+  return at::linear(x.to(dtype), joined_weight(dtype), bias.defined() ? std::optional(bias) : std::nullopt);
+}
+
 at::Tensor Linear::forward(const at::Tensor& x, const at::Tensor& residual) const {
-  if (is_packed(options_)) return kernels::packed_linear(x, packed_, packed_bias_, residual);
-  const at::Tensor y = multiply(x, joined_weight(options_.compute), joined_bias(options_.compute));
+  if (!options_.trainable) return kernels::packed_linear(x, packed_, packed_bias_, residual, options_.compute);
+  const at::Tensor y = multiply(x, options_.compute);
   return residual.defined() ? y + residual : y;
 }
 
 at::Tensor Linear::forward_fp32(const at::Tensor& x) const {
-  if (is_packed(options_)) return kernels::packed_linear(x, packed_, packed_bias_, {}, at::kFloat);
-  return multiply(x.to(at::kFloat), joined_weight(at::kFloat), joined_bias(at::kFloat));
+  if (!options_.trainable) return kernels::packed_linear(x, packed_, packed_bias_, {}, at::kFloat);
+  return multiply(x, at::kFloat);
 }
 
 at::Tensor Linear::rows(const at::Tensor& ids) const {
-  if (is_packed(options_)) return kernels::packed_rows(packed_, ids);
+  if (!options_.trainable) return kernels::packed_rows(packed_, ids);
   return at::embedding(parts_.front().weight, ids).to(options_.compute);
 }
 
 at::Tensor Linear::weight() const {
   TORCH_CHECK(parts_.size() <= 1, "Linear: the weight has ", parts_.size(), " parts");
-  if (is_packed(options_)) return kernels::packed_rows(packed_, at::arange(packed_.out, at::kLong));
+  if (!options_.trainable) return kernels::packed_rows(packed_, at::arange(packed_.out, at::kLong));
   return parts_.front().weight;
 }
 

@@ -12,9 +12,8 @@ namespace distill::nn {
 
 // y = x w^T + bias, where w may consist of several parts with the same inputs whose outputs lie side by side (q, k and
 // v; gate and up), so that one product computes them all.
-//   trainable        the parts stay as given (fp32 leaves) and are cast to the compute dtype in each forward
-//   inference, bf16  packed for streaming (kernels/packed_linear)
-//   inference, fp32  one fp32 matrix
+//   trainable  the parts stay as given (fp32 leaves) and are cast to the compute dtype in each forward
+//   inference  one matrix in the compute dtype, packed for streaming (kernels/packed_linear)
 class Linear {
  public:
   struct Part {
@@ -33,16 +32,17 @@ class Linear {
 
   // Rows `ids` [tokens] int64 of the weight, [tokens, in] in the compute dtype: an embedding tied to this projection.
   at::Tensor rows(const at::Tensor& ids) const;
-  // The whole weight [out, in]: the leaf where trainable, else a copy or view in the compute dtype. One part only.
+  // The whole weight [out, in]: the leaf where trainable, else a copy in the compute dtype. One part only.
   at::Tensor weight() const;
 
  private:
   at::Tensor joined_weight(at::ScalarType dtype) const;
   at::Tensor joined_bias(at::ScalarType dtype) const;
+  at::Tensor multiply(const at::Tensor& x, at::ScalarType dtype) const;
 
   ModelOptions options_;
-  std::vector<Part> parts_;       // trainable, or one fp32 part
-  kernels::PackedWeight packed_;  // inference in bf16
+  std::vector<Part> parts_;       // trainable
+  kernels::PackedWeight packed_;  // inference
   at::Tensor packed_bias_;        // fp32 or undefined
 };
 

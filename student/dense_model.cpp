@@ -167,6 +167,11 @@ void DenseModel::check_batch(const nn::PackedBatch& batch) const {
               "DenseModel: positions must be int64 ", batch.tokens.sizes(), ", are ", batch.positions.sizes());
   TORCH_CHECK(batch.sequence_offsets.dim() == 1 && batch.sequence_offsets.scalar_type() == at::kInt,
               "DenseModel: sequence_offsets must be int32 [S + 1], are ", batch.sequence_offsets.sizes());
+  if (batch.tokens.numel() == 0) return;
+  const auto [lowest, highest] = batch.tokens.aminmax();
+  TORCH_CHECK_INDEX(lowest.item<int64_t>() >= 0 && highest.item<int64_t>() < config_.vocab_size,
+                    "DenseModel: token ids must lie in [0, ", config_.vocab_size, "), are between ",
+                    lowest.item<int64_t>(), " and ", highest.item<int64_t>());
 }
 
 void DenseModel::add_rotations(Step& step) const {

@@ -1,4 +1,4 @@
-// Matrix products with bf16 weights laid out for streaming: the inference side of every projection.
+// Matrix products with weights laid out for streaming: the inference side of every projection.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,9 +13,12 @@ namespace distill::kernels {
 //
 // A weight in blocks of integers (kernels/packed_linear/block_weight.h) lies in the same order and keeps its scales
 // beside it; its values count as if they had been rounded to bf16.
+//
+// A weight in fp32 has, for each input k, the 64 numbers w[64p + j][k] side by side.
 struct PackedWeight {
   at::Tensor panels;  // [ceil(out / 64), pairs, 64, 2] bf16, pairs = ceil(in / 2) rounded up to kPairAlignment; or
-                      // [ceil(out / 64), pairs / 16, 16, 64 (, 2)] uint8 with two 4-bit codes each (int8)
+                      // [ceil(out / 64), pairs / 16, 16, 64 (, 2)] uint8 with two 4-bit codes each (int8); or
+                      // [ceil(out / 64), in, 64] fp32
   at::Tensor
       scales{};  // undefined; or [ceil(out / 64), pairs / 16, 1 or 2, 64] fp16: scales, then mins if there are any
   int64_t in = 0;
@@ -25,16 +28,20 @@ struct PackedWeight {
 inline constexpr int64_t kPanelWidth = 64;
 inline constexpr int64_t kPairAlignment = 16;
 
-// `weight` [out, in] of any floating dtype, rounded to bf16.
-PackedWeight pack_weight(const at::Tensor& weight);
+// `weight` [out, in] of any floating dtype, rounded to `dtype`: bf16 or fp32.
+PackedWeight pack_weight(const at::Tensor& weight, at::ScalarType dtype = at::kBFloat16);
 
-// x [tokens, in] bf16, contiguous; returns x w^T + bias + residual as `out_dtype` (bf16 or fp32) [tokens, out]. `bias`
-// [out] fp32 and `residual` [tokens, out] bf16 may be undefined. Sums are fp32 in an order that does not depend on the
-// number of tokens: a row's result never depends on the other rows.
+// What x is for this weight, and what its rows are: bf16 or fp32.
+at::ScalarType value_type(const PackedWeight& weight);
+
+// x [tokens, in] of the weight's value type, contiguous; returns x w^T + bias + residual as `out_dtype` [tokens, out]:
+// fp32 or the value type. `bias` [out] fp32 and `residual` [tokens, out] of the value type may be undefined. Sums are
+// fp32 in an order that does not depend on the number of tokens: a row's result never depends on the other rows.
 at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias = {},
                          const at::Tensor& residual = {}, at::ScalarType out_dtype = at::kBFloat16);
 
-// Rows `ids` [tokens] int64 of the weight, [tokens, in] bf16: the embedding look-up where it is tied to the head.
+// Rows `ids` [tokens] int64 of the weight, [tokens, in] of its value type and contiguous: the embedding look-up where
+// it is tied to the head.
 at::Tensor packed_rows(const PackedWeight& weight, const at::Tensor& ids);
 
 }  // namespace distill::kernels

@@ -26,19 +26,19 @@ DISTILL_MULTIVERSION void multiply_row_portable(const Bf16* x, const Bf16* panel
   }
 }
 
-void multiply_portable(const Tile& tile, int64_t rows) {
+void multiply_portable(const Tile<Bf16>& tile, int64_t rows) {
   for (int64_t row = 0; row < rows; ++row) {
-    multiply_row_portable(tile.x + row * tile.x_stride, tile.panel, tile.pairs, tile.sums + row * kWidth);
+    multiply_row_portable(tile.x + row * tile.x_stride, tile.panel, tile.steps, tile.sums + row * kWidth);
   }
 }
 
-constexpr TileKernel kPortable{.max_rows = 6, .multiply = multiply_portable};
+constexpr TileKernel<Bf16> kPortable{.max_rows = 6, .multiply = multiply_portable};
 
 #ifdef __x86_64__
 constexpr size_t kAvx512Rows = 6;  // 6 x 4 accumulators fill the registers
 
 template <int kRows>
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void multiply_rows(const Tile& tile) {
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void multiply_rows(const Tile<Bf16>& tile) {
   constexpr int kVectors = kWidth / 16;
   __m512 sums[kRows][kVectors];
   for (auto& row : sums) {
@@ -46,7 +46,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void multiply_ro
   }
   const auto* w = reinterpret_cast<const char*>(tile.panel);
   const auto* x = reinterpret_cast<const char*>(tile.x);
-  for (int64_t k = 0; k < tile.pairs; ++k, w += kWidth * 4) {
+  for (int64_t k = 0; k < tile.steps; ++k, w += kWidth * 4) {
     __m512bh columns[kVectors];
     for (int v = 0; v < kVectors; ++v) columns[v] = (__m512bh)_mm512_loadu_si512(w + v * 64);
     for (int row = 0; row < kRows; ++row) {
@@ -62,12 +62,12 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void multiply_ro
 }
 
 template <size_t... kRows>
-void multiply_avx512_as(std::index_sequence<kRows...>, const Tile& tile, int64_t rows) {
-  constexpr std::array<void (*)(const Tile&), sizeof...(kRows)> kBySize{multiply_rows<kRows + 1>...};
+void multiply_avx512_as(std::index_sequence<kRows...>, const Tile<Bf16>& tile, int64_t rows) {
+  constexpr std::array<void (*)(const Tile<Bf16>&), sizeof...(kRows)> kBySize{multiply_rows<kRows + 1>...};
   kBySize[static_cast<size_t>(rows - 1)](tile);
 }
 
-void multiply_avx512(const Tile& tile, int64_t rows) {
+void multiply_avx512(const Tile<Bf16>& tile, int64_t rows) {
   multiply_avx512_as(std::make_index_sequence<kAvx512Rows>(), tile, rows);
 }
 
@@ -75,13 +75,13 @@ void multiply_avx512(const Tile& tile, int64_t rows) {
 
 }  // namespace
 
-const TileKernel* portable_tile_kernel() {
+const TileKernel<Bf16>* portable_tile_kernel() {
   return &kPortable;
 }
 
-const TileKernel* avx512_tile_kernel() {
+const TileKernel<Bf16>* avx512_tile_kernel() {
 #ifdef __x86_64__
-  static constexpr TileKernel kKernel{.max_rows = kAvx512Rows, .multiply = multiply_avx512};
+  static constexpr TileKernel<Bf16> kKernel{.max_rows = kAvx512Rows, .multiply = multiply_avx512};
   const bool available =
       __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   if (available) return &kKernel;
@@ -89,9 +89,10 @@ const TileKernel* avx512_tile_kernel() {
   return nullptr;
 }
 
-const TileKernel& tile_kernel() {
-  static const TileKernel& chosen = [&]() -> const TileKernel& {
-    for (const TileKernel* kernel : {amx_tile_kernel(), avx512_tile_kernel()}) {
+template <>
+const TileKernel<Bf16>& tile_kernel<Bf16>() {
+  static const TileKernel<Bf16>& chosen = [&]() -> const TileKernel<Bf16>& {
+    for (const TileKernel<Bf16>* kernel : {amx_tile_kernel(), avx512_tile_kernel()}) {
       if (kernel != nullptr) return *kernel;
     }
     return *portable_tile_kernel();

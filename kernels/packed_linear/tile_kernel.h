@@ -8,27 +8,46 @@
 namespace distill::kernels {
 
 // Where a tile of outputs comes from and goes to.
-struct Tile {
-  const Bf16* x;      // [rows, 2 * pairs], rows `x_stride` apart
-  const Bf16* panel;  // [pairs, 64, 2]
+template <typename T>
+struct Tile;
+
+template <>
+struct Tile<Bf16> {
+  const Bf16* x;      // [rows, 2 * steps], rows `x_stride` apart
+  const Bf16* panel;  // [steps, 64, 2]
   int64_t x_stride;
-  int64_t pairs;  // a multiple of kPairAlignment
+  int64_t steps;  // pairs of inputs, a multiple of kPairAlignment
   float* sums;    // [rows, 64]
 };
 
+template <>
+struct Tile<float> {
+  const float* x;      // [rows, steps], rows `x_stride` apart
+  const float* panel;  // [steps, 64]
+  int64_t x_stride;
+  int64_t steps;  // inputs
+  float* sums;    // [rows, 64]
+};
+
+template <typename T>
 struct TileKernel {
   int64_t max_rows;  // that share one pass over a panel
   // Writes all of `sums`. A row's sums are rounded alike whatever the number of rows.
-  void (*multiply)(const Tile& tile, int64_t rows);
+  void (*multiply)(const Tile<T>& tile, int64_t rows);
 };
 
 // The fastest kernel of this machine, chosen once.
-const TileKernel& tile_kernel();
+template <typename T>
+const TileKernel<T>& tile_kernel();
+template <>
+const TileKernel<Bf16>& tile_kernel<Bf16>();
+template <>
+const TileKernel<float>& tile_kernel<float>();
 
-// Each kernel, or null where this machine or the operating system lacks what it needs. The portable one is compiled for
-// AVX-512, AVX2 and SSE2.
-const TileKernel* amx_tile_kernel();
-const TileKernel* avx512_tile_kernel();
-const TileKernel* portable_tile_kernel();
+// Each kernel for bf16, or null where this machine or the operating system lacks what it needs. The portable one is
+// compiled for AVX-512, AVX2 and SSE2.
+const TileKernel<Bf16>* amx_tile_kernel();
+const TileKernel<Bf16>* avx512_tile_kernel();
+const TileKernel<Bf16>* portable_tile_kernel();
 
 }  // namespace distill::kernels

@@ -39,7 +39,7 @@ struct alignas(64) TileConfig {
 }
 
 // Up to 16 rows: sums in tiles 0 to 3, x in 4, the panel in 5.
-DISTILL_AMX void multiply_narrow(const Tile& tile, int64_t rows) {
+DISTILL_AMX void multiply_narrow(const Tile<Bf16>& tile, int64_t rows) {
   TileConfig config;
   for (const int i : {0, 1, 2, 3, 4}) config.set(i, rows);
   config.set(5, kTilePairs);
@@ -50,7 +50,7 @@ DISTILL_AMX void multiply_narrow(const Tile& tile, int64_t rows) {
   _tile_zero(3);
   const auto* panel = reinterpret_cast<const char*>(tile.panel);
   constexpr int64_t kAhead = 2 * kBlockBytes;
-  for (int64_t k = 0; k < tile.pairs; k += kTilePairs, panel += kBlockBytes) {
+  for (int64_t k = 0; k < tile.steps; k += kTilePairs, panel += kBlockBytes) {
     prefetch_block(panel + kAhead);
     _tile_loadd(4, tile.x + 2 * k, tile.x_stride * 2);
     _tile_loadd(5, panel, kPanelRowBytes);
@@ -71,7 +71,7 @@ DISTILL_AMX void multiply_narrow(const Tile& tile, int64_t rows) {
 
 // 17 to 32 rows: each half of the panel against both halves of the rows, so that every tile loaded is used twice. Sums
 // in tiles 0 to 3, x in 4 and 5, the panel in 6 and 7.
-DISTILL_AMX void multiply_wide(const Tile& tile, int64_t rows) {
+DISTILL_AMX void multiply_wide(const Tile<Bf16>& tile, int64_t rows) {
   TileConfig config;
   for (const int i : {0, 1, 4}) config.set(i, kTileRows);
   for (const int i : {2, 3, 5}) config.set(i, rows - kTileRows);
@@ -84,7 +84,7 @@ DISTILL_AMX void multiply_wide(const Tile& tile, int64_t rows) {
     _tile_zero(2);
     _tile_zero(3);
     const char* panel = reinterpret_cast<const char*>(tile.panel) + half * 2 * kTileBytes;
-    for (int64_t k = 0; k < tile.pairs; k += kTilePairs, panel += kBlockBytes) {
+    for (int64_t k = 0; k < tile.steps; k += kTilePairs, panel += kBlockBytes) {
       _tile_loadd(4, tile.x + 2 * k, tile.x_stride * 2);
       _tile_loadd(6, panel, kPanelRowBytes);
       _tile_dpbf16ps(0, 4, 6);
@@ -104,7 +104,7 @@ DISTILL_AMX void multiply_wide(const Tile& tile, int64_t rows) {
   _tile_release();
 }
 
-DISTILL_AMX void multiply(const Tile& tile, int64_t rows) {
+DISTILL_AMX void multiply(const Tile<Bf16>& tile, int64_t rows) {
   rows <= kTileRows ? multiply_narrow(tile, rows) : multiply_wide(tile, rows);
 }
 
@@ -128,8 +128,8 @@ bool cpu_has_amx_bf16() {
 
 }  // namespace
 
-const TileKernel* amx_tile_kernel() {
-  static const TileKernel kernel{.max_rows = 2 * kTileRows, .multiply = multiply};
+const TileKernel<Bf16>* amx_tile_kernel() {
+  static const TileKernel<Bf16> kernel{.max_rows = 2 * kTileRows, .multiply = multiply};
   static const bool available = cpu_has_amx_bf16() && request_tile_state();
   return available ? &kernel : nullptr;
 }
@@ -140,7 +140,7 @@ const TileKernel* amx_tile_kernel() {
 
 namespace distill::kernels {
 
-const TileKernel* amx_tile_kernel() {
+const TileKernel<Bf16>* amx_tile_kernel() {
   return nullptr;
 }
 

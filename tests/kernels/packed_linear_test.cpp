@@ -31,6 +31,17 @@ TEST_P(PackedLinear, EqualsTheProductInFp64) {
   EXPECT_LT(relative_error(full, product + bias + residual), kBf16Rounding);
 }
 
+TEST_P(PackedLinear, OfFp32EqualsTheProductInFp64) {
+  const auto [tokens, in, out] = GetParam();
+  const at::Tensor x = random({tokens, in}, 1).to(at::kFloat);
+  const at::Tensor w = random({out, in}, 2).to(at::kFloat);
+  const at::Tensor bias = random({out}, 3).to(at::kFloat);
+  const at::Tensor residual = random({tokens, out}, 4).to(at::kFloat);
+  const at::Tensor product = x.to(at::kDouble).matmul(w.to(at::kDouble).t());
+  const PackedWeight packed = pack_weight(w, at::kFloat);
+  EXPECT_LT(scaled_error(packed_linear(x, packed, bias, residual, at::kFloat), product + bias + residual), 1e-5);
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, PackedLinear,
                          testing::Values(Shape{1, 64, 64}, Shape{1, 33, 65}, Shape{5, 576, 1}, Shape{6, 2, 130},
                                          Shape{7, 100, 192}, Shape{131, 48, 100}));
@@ -41,7 +52,7 @@ TEST(TileKernels, OfEveryInstructionSetHereAgreeForEveryNumberOfRows) {
   const at::Tensor w = random({kPanelWidth, kInputs}, 9).to(at::kBFloat16);
   const PackedWeight packed = pack_weight(w);
   const at::Tensor expected = x.to(at::kDouble).matmul(w.to(at::kDouble).t());
-  for (const TileKernel* kernel : {amx_tile_kernel(), avx512_tile_kernel(), portable_tile_kernel()}) {
+  for (const TileKernel<Bf16>* kernel : {amx_tile_kernel(), avx512_tile_kernel(), portable_tile_kernel()}) {
     if (kernel == nullptr) continue;
     at::Tensor whole;
     for (int64_t rows = kernel->max_rows; rows >= 1; --rows) {
@@ -49,7 +60,7 @@ TEST(TileKernels, OfEveryInstructionSetHereAgreeForEveryNumberOfRows) {
       kernel->multiply({.x = static_cast<const Bf16*>(x.const_data_ptr()),
                         .panel = static_cast<const Bf16*>(packed.panels.const_data_ptr()),
                         .x_stride = kInputs,
-                        .pairs = packed.panels.size(1),
+                        .steps = packed.panels.size(1),
                         .sums = sums.mutable_data_ptr<float>()},
                        rows);
       EXPECT_LT(scaled_error(sums, expected.narrow(0, 0, rows)), 1e-5) << rows << " rows";
@@ -118,18 +129,25 @@ INSTANTIATE_TEST_SUITE_P(Formats, PackedBlocks,
                                          BlockFormat{at::kChar, false}, BlockFormat{at::kChar, true}));
 
 TEST(PackedLinearRows, DoNotDependOnTheOtherRows) {
-  const at::Tensor x = random({150, 96}, 5).to(at::kBFloat16);
-  const PackedWeight packed = pack_weight(random({200, 96}, 6));
-  const at::Tensor all = packed_linear(x, packed);
-  for (const int64_t row : {0, 5, 77, 149}) {
-    EXPECT_TRUE(at::equal(packed_linear(x.narrow(0, row, 1).contiguous(), packed)[0], all[row])) << "row " << row;
+  for (const auto dtype : {at::kBFloat16, at::kFloat}) {
+    const at::Tensor x = random({150, 96}, 5).to(dtype);
+    const PackedWeight packed = pack_weight(random({200, 96}, 6), dtype);
+    const at::Tensor all = packed_linear(x, packed, {}, {}, dtype);
+    for (const int64_t row : {0, 5, 77, 149}) {
+      const at::Tensor alone = packed_linear(x.narrow(0, row, 1).contiguous(), packed, {}, {}, dtype);
+      EXPECT_TRUE(at::equal(alone[0], all[row])) << dtype << " row " << row;
+    }
   }
 }
 
 TEST(PackedRows, ReturnTheRowsThatWerePacked) {
-  const at::Tensor w = random({130, 33}, 7).to(at::kBFloat16);
-  const at::Tensor ids = at::tensor({0, 129, 64, 63, 0}, at::kLong);
-  EXPECT_TRUE(at::equal(packed_rows(pack_weight(w), ids), w.index_select(0, ids)));
+  for (const auto dtype : {at::kBFloat16, at::kFloat}) {
+    const at::Tensor w = random({130, 33}, 7).to(dtype);
+    const at::Tensor ids = at::tensor({0, 129, 64, 63, 0}, at::kLong);
+    const at::Tensor rows = packed_rows(pack_weight(w, dtype), ids);
+    EXPECT_TRUE(at::equal(rows, w.index_select(0, ids))) << dtype;
+    EXPECT_TRUE(rows.is_contiguous()) << dtype;
+  }
 }
 
 }  // namespace

@@ -74,6 +74,11 @@ struct Kind<std::string> {
   static constexpr const char* kName = "text";
   static bool matches(const nlohmann::json& value) { return value.is_string(); }
 };
+template <>
+struct Kind<nlohmann::json> {
+  static constexpr const char* kName = "a value";
+  static bool matches(const nlohmann::json&) { return true; }
+};
 template <typename T>
 struct Kind<std::vector<T>> {
   static constexpr const char* kName = "a list";
@@ -164,6 +169,7 @@ DISTILL_CONFIG_TYPE(bool)
 DISTILL_CONFIG_TYPE(int64_t)
 DISTILL_CONFIG_TYPE(double)
 DISTILL_CONFIG_TYPE(std::string)
+DISTILL_CONFIG_TYPE(nlohmann::json)
 DISTILL_CONFIG_TYPE(std::vector<int64_t>)
 DISTILL_CONFIG_TYPE(std::vector<double>)
 DISTILL_CONFIG_TYPE(std::vector<std::string>)

@@ -20,7 +20,7 @@ class ConfigReader {
   ConfigReader(nlohmann::json object, std::string location);
 
   // The value under `key`, or nothing. Throws UsageError "<location>: <key>: expected a number, found \"fast\"".
-  // T: bool, int64_t, double, std::string, std::vector of these.
+  // T: bool, int64_t, double, std::string, std::vector of these; nlohmann::json takes any value.
   template <typename T>
   std::optional<T> find(std::string_view key);
   template <typename T>

@@ -4,6 +4,7 @@
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "core/interrupt.h"
 #include "core/log.h"
 #include "kernels/threads.h"
 
@@ -11,6 +12,7 @@ namespace {
 
 constexpr int kFailure = 1;
 constexpr int kUsage = 2;
+constexpr int kSignal = 128;  // plus the signal's number
 
 int run(int argc, char** argv) {
   CLI::App app("Distils large Mixture-of-Experts language models into small dense ones.", "distill");
@@ -51,6 +53,9 @@ int main(int argc, char** argv) {
   } catch (const distill::core::UsageError& error) {
     std::fprintf(stderr, "distill: %s\n", error.what());
     return kUsage;
+  } catch (const distill::core::Interrupted& error) {
+    std::fprintf(stderr, "distill: %s\n", error.what());
+    return kSignal + distill::core::interrupt_signal();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "distill: %s\n", error.what());
     return kFailure;

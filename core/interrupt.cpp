@@ -7,14 +7,14 @@
 namespace distill::core {
 namespace {
 
-volatile sig_atomic_t requested = 0;
+volatile sig_atomic_t requested = 0;  // the signal's number
 
 void on_signal(int signal_number) {
   if (requested) {
     ::signal(signal_number, SIG_DFL);
     ::raise(signal_number);
   }
-  requested = 1;
+  requested = signal_number;
 }
 
 }  // namespace
@@ -28,6 +28,10 @@ void install_interrupt_handlers() {
 
 bool interrupt_requested() {
   return requested != 0;
+}
+
+int interrupt_signal() {
+  return requested;
 }
 
 void clear_interrupt() {

@@ -12,10 +12,12 @@ namespace {
 
 using nlohmann::json;
 
+enum class Numbers { kAsSplit, kSingleDigits, kRuns };
+
 struct Known {
   std::string_view name;
   std::vector<std::string_view> splits;  // applied in order before ByteLevel
-  bool digits = false;                   // single digits first
+  Numbers numbers = Numbers::kAsSplit;   // what the Digits step does; it comes after the splits
   bool gpt2_regex = false;               // ByteLevel splits too
   bool nfc = false;
   bool ignore_merges = false;
@@ -26,47 +28,49 @@ constexpr std::string_view kGpt4oPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kTekkenPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kLineBreak = R"([\r\n])";
+constexpr std::string_view kCjkAndMore = "[一-龥ࠀ-一가-퟿]+";
+constexpr std::string_view kDeepSeekLlmSigns = R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)";
 constexpr std::string_view kDeepSeekLlmLetters =
     R"(\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+)";
 
+// Only names whose tokenizer.json is known to say this and no more.
 const std::vector<Known>& known_pre_tokenizers() {
   static const std::vector<Known> known = [] {
-    const Known llama3 = {.name = "llama-bpe", .splits = {kLlama3Pattern}, .ignore_merges = true, .add_bos_token = true};
     const Known gpt2 = {.name = "gpt-2", .splits = {}, .gpt2_regex = true};
-    const Known smollm = {.name = "smollm", .splits = {}, .digits = true, .gpt2_regex = true};
+    const Known smollm = {.name = "smollm", .splits = {}, .numbers = Numbers::kSingleDigits, .gpt2_regex = true};
+    const Known llama3 = {
+        .name = "llama-bpe", .splits = {kLlama3Pattern}, .ignore_merges = true, .add_bos_token = true};
     const Known qwen2 = {.name = "qwen2", .splits = {kQwen2Pattern}, .nfc = true};
+    const Known gpt4o = {.name = "gpt-4o", .splits = {kGpt4oPattern}};
     const auto named = [](Known entry, std::string_view name) {
       entry.name = name;
       return entry;
     };
     return std::vector<Known>{
-        gpt2,
         named(gpt2, "default"),
+        gpt2,
         named(gpt2, "phi-2"),
-        named(gpt2, "olmo"),
-        named(gpt2, "jais"),
-        named(gpt2, "roberta-bpe"),
-        named(gpt2, "mpt"),
-        named(gpt2, "trillion"),
         smollm,
         named(smollm, "starcoder"),
         named(smollm, "refact"),
-        named(smollm, "command-r"),
         named(smollm, "codeshell"),
-        named(smollm, "exaone"),
         llama3,
         named(llama3, "llama3"),
         named(llama3, "llama-v3"),
-        named(llama3, "falcon3"),
         {.name = "dbrx", .splits = {kLlama3Pattern}},
         {.name = "smaug-bpe", .splits = {kLlama3Pattern}},
         qwen2,
         named(qwen2, "deepseek-r1-qwen"),
-        {.name = "megrez", .splits = {kQwen2Pattern}},
-        {.name = "stablelm2", .splits = {kQwen2Pattern}},
+        {.name = "deepseek-llm",
+         .splits = {kLineBreak, kDeepSeekLlmLetters, kDeepSeekLlmSigns, R"(\s+$)", kCjkAndMore},
+         .numbers = Numbers::kRuns},
+        {.name = "deepseek-coder",
+         .splits = {kLineBreak, R"(\s?\p{L}+)", R"(\s?\p{P}+)", kCjkAndMore},
+         .numbers = Numbers::kSingleDigits},
         {.name = "deepseek-v3", .splits = {kDeepSeekNumberPattern, kDeepSeekCjkPattern, kDeepSeekWordPattern}},
-        {.name = "gpt-4o", .splits = {kGpt4oPattern}},
-        {.name = "llama4", .splits = {kGpt4oPattern}},
+        gpt4o,
+        named(gpt4o, "llama4"),
         {.name = "tekken", .splits = {kTekkenPattern}, .ignore_merges = true, .add_bos_token = true},
     };
   }();
@@ -88,8 +92,10 @@ GgufPreTokenizer gguf_pre_tokenizer(std::string_view name, bool add_prefix_space
     core::fail("the pre-tokenizer '{}' is not known; known are {}", name, fmt::join(names, ", "));
   }
   json steps = json::array();
-  if (found->digits) steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
   for (const std::string_view pattern : found->splits) steps.push_back(split(pattern));
+  if (found->numbers != Numbers::kAsSplit) {
+    steps.push_back({{"type", "Digits"}, {"individual_digits", found->numbers == Numbers::kSingleDigits}});
+  }
   steps.push_back({{"type", "ByteLevel"},
                    {"add_prefix_space", add_prefix_space},
                    {"trim_offsets", true},

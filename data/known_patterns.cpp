@@ -255,7 +255,13 @@ class KnownPattern final : public SplitPattern {
 
 }  // namespace
 
-std::shared_ptr<const SplitPattern> find_known_pattern(std::string_view source) {
+std::shared_ptr<const SplitPattern> find_known_pattern(std::string_view text) {
+  // Some files have line breaks themselves where others write \r and \n.
+  std::string source;
+  for (const char c : text) {
+    if (c == '\r' || c == '\n') source += c == '\r' ? "\\r" : "\\n";
+    else source += c;
+  }
   if (source == kGpt2Pattern) return std::make_shared<KnownPattern<Gpt2>>(source);
   if (source == kLlama3Pattern) return std::make_shared<KnownPattern<Llama3<3>>>(source);
   if (source == kQwen2Pattern) return std::make_shared<KnownPattern<Llama3<1>>>(source);

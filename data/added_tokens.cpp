@@ -59,8 +59,8 @@ AddedTokenFinder::AddedTokenFinder(std::span<const AddedToken* const> tokens, st
       node = entry->second;
     }
     const AddedToken* other = ends_here_[node];
-    core::check(other == nullptr, "the added tokens {} and {} are both '{}' in text",
-                other == nullptr ? 0 : other->id, tokens[i]->id, contents[i]);
+    core::check(other == nullptr, "the added tokens {} and {} are both '{}' in text", other == nullptr ? 0 : other->id,
+                tokens[i]->id, contents[i]);
     ends_here_[node] = tokens[i];
   }
   for (unsigned byte = 0; byte < first_.size(); ++byte) {

@@ -153,8 +153,7 @@ void BpeTokenizer::encode_piece(std::string_view piece, Workspace& workspace, st
 }
 
 void BpeTokenizer::check_id(int32_t id) const {
-  core::check(vocabulary_->contains(id), "token id {} is outside the vocabulary of {} tokens", id,
-              vocabulary_->size());
+  core::check(vocabulary_->contains(id), "token id {} is outside the vocabulary of {} tokens", id, vocabulary_->size());
 }
 
 std::string BpeTokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
@@ -177,9 +176,13 @@ bool BpeTokenizer::is_special(int32_t id) const {
   return special_[id];
 }
 
-std::string BpeTokenizer::to_json() const { return write_json(true); }
+std::string BpeTokenizer::to_json() const {
+  return write_json(true);
+}
 
-std::string BpeTokenizer::fingerprint() const { return core::sha256_hex(write_json(false)); }
+std::string BpeTokenizer::fingerprint() const {
+  return core::sha256_hex(write_json(false));
+}
 
 std::string BpeTokenizer::write_json(bool with_decoder) const {
   using nlohmann::json;

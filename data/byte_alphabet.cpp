@@ -56,6 +56,8 @@ std::string from_bytes(std::string_view bytes) {
   return token;
 }
 
-std::string_view from_byte(unsigned char byte) { return alphabet().of_byte[byte]; }
+std::string_view from_byte(unsigned char byte) {
+  return alphabet().of_byte[byte];
+}
 
 }  // namespace distill::data::byte_alphabet

@@ -7,7 +7,7 @@
 namespace distill::data {
 
 struct GgufPreTokenizer {
-  nlohmann::json normalizer;     // null: none
+  nlohmann::json normalizer;  // null: none
   nlohmann::json pre_tokenizer;
   bool ignore_merges = false;
   bool add_bos_token = false;  // where the file does not say

@@ -8,8 +8,7 @@
 
 namespace distill::data {
 
-const std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+const std::string_view kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 const std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 const std::string_view kQwen2Pattern =
@@ -215,9 +214,7 @@ struct DeepSeekWords {
   }
 
  private:
-  static bool is_ascii_letter(unsigned char byte) {
-    return (byte | 0x20u) >= 'a' && (byte | 0x20u) <= 'z';
-  }
+  static bool is_ascii_letter(unsigned char byte) { return (byte | 0x20u) >= 'a' && (byte | 0x20u) <= 'z'; }
   Bytes signs(Bytes p, Bytes end) const {
     return skip<kNewline>(table, skip<kPunctuation | kSymbol>(table, p, end), end);
   }
@@ -259,8 +256,10 @@ std::shared_ptr<const SplitPattern> find_known_pattern(std::string_view text) {
   // Some files have line breaks themselves where others write \r and \n.
   std::string source;
   for (const char c : text) {
-    if (c == '\r' || c == '\n') source += c == '\r' ? "\\r" : "\\n";
-    else source += c;
+    if (c == '\r' || c == '\n')
+      source += c == '\r' ? "\\r" : "\\n";
+    else
+      source += c;
   }
   if (source == kGpt2Pattern) return std::make_shared<KnownPattern<Gpt2>>(source);
   if (source == kLlama3Pattern) return std::make_shared<KnownPattern<Llama3<3>>>(source);

@@ -119,8 +119,8 @@ class PcrePattern final : public SplitPattern {
     pcre2_set_match_limit(context.get(), kMatchLimit);
     JitStack stack(nullptr, &pcre2_jit_stack_free);
 
-    size_t from = 0;      // where the next search begins
-    size_t covered = 0;   // what the segments cover
+    size_t from = 0;     // where the next search begins
+    size_t covered = 0;  // what the segments cover
     bool matched_before = false;
     while (from <= text.size()) {
       const int result = search(text, from, *match, *context, stack);
@@ -150,8 +150,8 @@ class PcrePattern final : public SplitPattern {
   int search(std::string_view text, size_t from, pcre2_match_data& match, pcre2_match_context& context,
              JitStack& stack) const {
     const auto run = [&] {
-      return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                         PCRE2_NO_UTF_CHECK, &match, &context);
+      return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from, PCRE2_NO_UTF_CHECK,
+                         &match, &context);
     };
     int result = run();
     if (result == PCRE2_ERROR_JIT_STACKLIMIT && stack == nullptr) {

@@ -223,8 +223,8 @@ void parse_steps(const json& config, std::vector<std::unique_ptr<const PreTokeni
   } else if (type == "Digits") {
     steps.push_back(std::make_unique<Digits>(json_bool(config, "individual_digits", false)));
   } else if (type == "ByteLevel") {
-    steps.push_back(std::make_unique<ByteLevel>(json_bool(config, "add_prefix_space", true),
-                                                json_bool(config, "use_regex", true)));
+    steps.push_back(
+        std::make_unique<ByteLevel>(json_bool(config, "add_prefix_space", true), json_bool(config, "use_regex", true)));
     is_complete = true;
   } else {
     core::fail("{} is not supported; known are Split, Digits, ByteLevel and Sequence", type);

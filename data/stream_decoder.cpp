@@ -17,6 +17,8 @@ std::string StreamDecoder::push(int32_t id) {
   return text;
 }
 
-std::string StreamDecoder::finish() { return utf8::replace_invalid(std::exchange(pending_, {})); }
+std::string StreamDecoder::finish() {
+  return utf8::replace_invalid(std::exchange(pending_, {}));
+}
 
 }  // namespace distill::data

@@ -50,8 +50,7 @@ std::vector<AddedToken> added_tokens(const GgufFile& file, const std::vector<std
               tokens.size());
   for (size_t id = 0; id < tokens.size(); ++id) {
     if (types[id] != kControl && types[id] != kUserDefined) continue;
-    result.push_back(
-        {.id = static_cast<int32_t>(id), .content = tokens[id], .special = types[id] == kControl});
+    result.push_back({.id = static_cast<int32_t>(id), .content = tokens[id], .special = types[id] == kControl});
   }
   return result;
 }

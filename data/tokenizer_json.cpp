@@ -127,12 +127,11 @@ std::shared_ptr<const Tokenizer> parse(const json& file) {
 
   TokenizerParts parts;
   parts.options = core::with_context("model", [&] { return parse_options(model); });
-  parts.vocabulary =
-      core::with_context("model.vocab", [&] { return parse_vocabulary(json_member(model, "vocab")); });
-  parts.merges = core::with_context("model.merges",
-                                    [&] { return parse_merges(json_member(model, "merges"), *parts.vocabulary); });
-  parts.normalizer = core::with_context(
-      "normalizer", [&] { return TextNormalizer::from_json(member_or_null(file, "normalizer")); });
+  parts.vocabulary = core::with_context("model.vocab", [&] { return parse_vocabulary(json_member(model, "vocab")); });
+  parts.merges =
+      core::with_context("model.merges", [&] { return parse_merges(json_member(model, "merges"), *parts.vocabulary); });
+  parts.normalizer =
+      core::with_context("normalizer", [&] { return TextNormalizer::from_json(member_or_null(file, "normalizer")); });
   parts.pre_tokenizer = core::with_context(
       "pre_tokenizer", [&] { return PreTokenizer::from_json(member_or_null(file, "pre_tokenizer")); });
   parts.added_tokens =

@@ -26,7 +26,9 @@ Sequence sequence_at(const unsigned char* p, size_t available) {
   return {length, wanted};
 }
 
-const unsigned char* bytes_of(std::string_view text) { return reinterpret_cast<const unsigned char*>(text.data()); }
+const unsigned char* bytes_of(std::string_view text) {
+  return reinterpret_cast<const unsigned char*>(text.data());
+}
 
 }  // namespace
 

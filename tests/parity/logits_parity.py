@@ -33,9 +33,11 @@ def draw_tokens(vocab_size, lengths, seed=0):
 
 def ours(model, sequences, dtype, incremental):
     pathlib.Path("tokens.jsonl").write_text("".join(json.dumps(ids) + "\n" for ids in sequences))
-    command = [os.environ["DISTILL"], "--log-level", "error", "logits", "--model", model, "--tokens", "tokens.jsonl",
+    command = [os.environ["DISTILL"], "--log-level", "error", "--threads", "1", "logits", "--model", model, "--tokens", "tokens.jsonl",
                "--out", "logits.safetensors", "--dtype", dtype]
-    subprocess.run(command + ["--incremental"] * incremental, check=True)
+    run = subprocess.run(command + ["--incremental"] * incremental, stderr=subprocess.PIPE, text=True)
+    if run.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}: {run.stderr}")
     tensors = load_file("logits.safetensors")
     return [tensors[str(i)] for i in range(len(sequences))]
 
@@ -86,7 +88,7 @@ def compare(name, path, load, sequences, bound, incremental_peer=True):
 
 
 def main():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = pathlib.Path("checkpoints")

@@ -1,0 +1,43 @@
+// How the target distributions of a document become bytes. Codecs are named and versioned; a shard stores the
+// description of its codec and what the codec shares between documents. Layouts in docs/trace-format.md, "Payloads".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <vector>
+
+#include "data/trace.h"
+
+namespace distill::data {
+
+// Immutable; safe to use from several threads at once.
+class TargetCodec {
+ public:
+  virtual ~TargetCodec() = default;
+
+  // {"name", "version", parameters ...}: what open() needs besides the model.
+  virtual nlohmann::json description() const = 0;
+  // Bytes that all documents of a shard share; empty if none.
+  virtual std::vector<std::byte> model() const { return {}; }
+
+  // Appends the payload of the targets of `document`, one per completion token. Throws Error naming the position of a
+  // target that the codec cannot hold.
+  virtual void encode(const TraceDocument& document, const SparseTargets& targets,
+                      std::vector<std::byte>& out) const = 0;
+
+  // Replaces `out`. The payload is untrusted: throws Error if it is not exactly the targets of this document, with ids
+  // distinct and inside the vocabulary and weights that are finite and sum to 1 with what they leave uncovered.
+  virtual void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const = 0;
+
+  // The codec of a shard. Throws Error for an unknown name or version, bad parameters or a damaged model.
+  static std::unique_ptr<const TargetCodec> open(const nlohmann::json& description, std::span<const std::byte> model,
+                                                 const TraceProvenance& provenance);
+
+  // The codec that keeps everything as it was encoded and shares nothing, for journals.
+  static std::unique_ptr<const TargetCodec> lossless(const TraceProvenance& provenance);
+};
+
+}  // namespace distill::data

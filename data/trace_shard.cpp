@@ -1,0 +1,270 @@
+#include "data/trace_shard.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "core/text_file.h"
+#include "data/hdf5_handle.h"
+#include "data/little_endian.h"
+
+namespace distill::data {
+
+namespace format = trace_format;
+
+namespace {
+
+std::string_view text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// Columns with an entry per document, and those with one more: where each document begins, and the end.
+constexpr std::array kColumns{std::pair{format::kSample, 4},         std::pair{format::kPromptLength, 4},
+                              std::pair{format::kFinishReason, 1},   std::pair{format::kVerdict, 1},
+                              std::pair{format::kLogProbability, 8}, std::pair{format::kSeed, 8},
+                              std::pair{format::kCrc32c, 4}};
+constexpr std::array kOffsets{format::kPromptIdOffsets, format::kTokenOffsets, format::kPayloadOffsets};
+
+}  // namespace
+
+std::shared_ptr<const TraceShard> TraceShard::open(const std::filesystem::path& path) {
+  auto file = core::MappedFile::open(path);
+  return core::with_context(path.string(), [&] {
+    std::shared_ptr<TraceShard> shard(new TraceShard(std::move(file)));
+    shard->find_regions();
+    shard->verify_structure();
+    shard->provenance_ =
+        TraceProvenance::from_json(core::parse_json(text_of(shard->regions_[format::kProvenance])), "provenance");
+    shard->verify_table();
+    shard->codec_ = TargetCodec::open(core::parse_json(text_of(shard->regions_[format::kCodec])),
+                                      shard->regions_[format::kModel], shard->provenance_);
+    return std::shared_ptr<const TraceShard>(std::move(shard));
+  });
+}
+
+void TraceShard::find_regions() {
+  const auto bytes = file_->bytes();
+  core::check(bytes.size() >= format::kUserBlockBytes &&
+                  std::memcmp(bytes.data(), format::kMagic.data(), format::kMagic.size()) == 0,
+              "not a trace shard");
+  std::vector<std::byte> block(bytes.begin(), bytes.begin() + format::kUserBlockBytes);
+  const auto version = load<uint32_t>(block.data() + format::kVersionAt);
+  const auto crc = load<uint32_t>(block.data() + format::kBlockCrcAt);
+  std::fill_n(block.begin() + format::kBlockCrcAt, 4, std::byte{0});
+  core::check(core::crc32c(block) == crc, "damaged: the user block's checksum does not match");
+  core::check(version == format::kVersion, "format version {}; this version of distill reads {}", version,
+              format::kVersion);
+  const auto size = load<uint64_t>(block.data() + format::kFileSizeAt);
+  core::check(size == bytes.size(), "{} bytes long instead of {}: the file was cut or added to", bytes.size(), size);
+  struct Place {
+    uint64_t offset, bytes;
+  };
+  std::vector<Place> places;
+  for (size_t i = 0; i < format::kDatasets; ++i) {
+    const auto place = load<Place>(block.data() + format::kRegionsAt, i);
+    if (place.bytes == 0) continue;
+    core::check(place.offset >= format::kUserBlockBytes && place.offset <= size && place.bytes <= size - place.offset,
+                "dataset {} lies outside the file", format::kDatasetNames[i]);
+    regions_[i] = bytes.subspan(place.offset, place.bytes);
+    places.push_back(place);
+  }
+  std::ranges::sort(places, {}, &Place::offset);
+  for (size_t i = 1; i < places.size(); ++i) {
+    core::check(places[i - 1].offset + places[i - 1].bytes <= places[i].offset, "two datasets overlap");
+  }
+
+  for (const auto& [column, width] : kColumns) {
+    if (column == kColumns.front().first) documents_ = regions_[column].size() / width;
+    core::check(regions_[column].size() / width == documents_ && regions_[column].size() % width == 0,
+                "dataset {} has {} bytes for {} documents", format::kDatasetNames[column], regions_[column].size(),
+                documents_);
+  }
+  core::check(documents_ > 0, "no documents");
+  for (const format::Dataset column : kOffsets) {
+    core::check(regions_[column].size() / 8 == documents_ + 1 && regions_[column].size() % 8 == 0,
+                "dataset {} has {} bytes for {} documents", format::kDatasetNames[column], regions_[column].size(),
+                documents_);
+  }
+  const auto tokens = value<uint64_t>(format::kTokenOffsets, documents_);
+  token_bytes_ = tokens > 0 && regions_[format::kTokens].size() / tokens >= 4 ? 4 : 2;
+}
+
+// Everything but the user block (already verified), tokens and payload (verified document by document).
+void TraceShard::verify_structure() const {
+  const auto bytes = file_->bytes();
+  std::array bulk{regions_[format::kTokens], regions_[format::kPayload]};
+  std::ranges::sort(bulk, {}, [](const auto& region) { return region.data(); });
+  uint32_t crc = 0;
+  const std::byte* at = bytes.data() + format::kUserBlockBytes;
+  for (const auto& region : bulk) {
+    if (region.empty()) continue;
+    crc = core::crc32c({at, region.data()}, crc);
+    at = region.data() + region.size();
+  }
+  crc = core::crc32c({at, bytes.data() + bytes.size()}, crc);
+  core::check(crc == load<uint32_t>(bytes.data() + format::kStructureCrcAt),
+              "damaged: the checksum of the file's structure and document table does not match{}", damaged_document());
+}
+
+// Which document's row the damage is in, as far as its own checksum tells.
+std::string TraceShard::damaged_document() const {
+  for (size_t i = 0; i < documents_; ++i) {
+    if (!intact(i)) return fmt::format(" (document {})", i);
+  }
+  return " (outside every document)";
+}
+
+bool TraceShard::intact(size_t index) const {
+  const std::array<std::pair<format::Dataset, uint64_t>, 3> limits{
+      std::pair{format::kPromptIdOffsets, regions_[format::kPromptIds].size()},
+      std::pair{format::kTokenOffsets, regions_[format::kTokens].size() / token_bytes_},
+      std::pair{format::kPayloadOffsets, regions_[format::kPayload].size()}};
+  for (const auto& [offsets, limit] : limits) {
+    const auto begin = value<uint64_t>(offsets, index), end = value<uint64_t>(offsets, index + 1);
+    if (begin > end || end > limit) return false;
+  }
+  return record_crc(pieces(index), token_bytes_) == value<uint32_t>(format::kCrc32c, index);
+}
+
+void TraceShard::verify_table() {
+  const auto check_offsets = [&](format::Dataset offsets, size_t limit) {
+    uint64_t previous = 0;
+    for (size_t i = 0; i <= documents_; ++i) {
+      const auto offset = value<uint64_t>(offsets, i);
+      core::check(offset >= previous && offset <= limit && (i > 0 || offset == 0), "dataset {}: entry {} is {}",
+                  format::kDatasetNames[offsets], i, offset);
+      previous = offset;
+    }
+    core::check(previous == limit, "dataset {} ends at {} instead of {}", format::kDatasetNames[offsets], previous,
+                limit);
+  };
+  core::check(token_bytes_ == data::token_bytes(provenance_.vocab_size), "tokens of {} bytes with a vocabulary of {}",
+              token_bytes_, provenance_.vocab_size);
+  check_offsets(format::kPromptIdOffsets, regions_[format::kPromptIds].size());
+  check_offsets(format::kTokenOffsets, regions_[format::kTokens].size() / token_bytes_);
+  core::check(regions_[format::kTokens].size() % token_bytes_ == 0, "half a token at the end of dataset tokens");
+  check_offsets(format::kPayloadOffsets, regions_[format::kPayload].size());
+  for (size_t i = 0; i < documents_; ++i) {
+    const uint64_t tokens = value<uint64_t>(format::kTokenOffsets, i + 1) - value<uint64_t>(format::kTokenOffsets, i);
+    const auto prompt = value<uint32_t>(format::kPromptLength, i);
+    core::check(tokens <= format::kMaxTokensPerDocument && prompt >= 1 && prompt <= tokens,
+                "document {}: a prompt of {} tokens in a document of {}", i, prompt, tokens);
+    core::check(prompt_id(i).size() >= 1 && prompt_id(i).size() <= format::kMaxPromptIdBytes,
+                "document {}: a prompt id of {} bytes", i, prompt_id(i).size());
+    core::check(value<uint8_t>(format::kFinishReason, i) <= 1 && value<uint8_t>(format::kVerdict, i) <= 2,
+                "document {}: an unknown finish reason or verdict", i);
+    if (i > 0) {
+      const int order = prompt_id(i - 1).compare(prompt_id(i));
+      core::check(
+          order < 0 || (order == 0 && value<uint32_t>(format::kSample, i - 1) < value<uint32_t>(format::kSample, i)),
+          "document {} is not in the order of keys", i);
+    }
+    prompt_tokens_ += prompt;
+    completion_tokens_ += tokens - prompt;
+  }
+}
+
+template <typename T>
+T TraceShard::value(format::Dataset dataset, size_t index) const {
+  return load<T>(regions_[dataset].data(), index);
+}
+
+std::string_view TraceShard::prompt_id(size_t index) const {
+  const auto begin = value<uint64_t>(format::kPromptIdOffsets, index);
+  return text_of(
+      regions_[format::kPromptIds].subspan(begin, value<uint64_t>(format::kPromptIdOffsets, index + 1) - begin));
+}
+
+TraceKey TraceShard::key(size_t index) const {
+  return {std::string(prompt_id(index)), value<uint32_t>(format::kSample, index)};
+}
+
+int32_t TraceShard::prompt_length(size_t index) const {
+  return value<int32_t>(format::kPromptLength, index);
+}
+
+int32_t TraceShard::completion_length(size_t index) const {
+  return static_cast<int32_t>(value<uint64_t>(format::kTokenOffsets, index + 1) -
+                              value<uint64_t>(format::kTokenOffsets, index)) -
+         prompt_length(index);
+}
+
+FinishReason TraceShard::finish_reason(size_t index) const {
+  return static_cast<FinishReason>(value<uint8_t>(format::kFinishReason, index));
+}
+
+Verdict TraceShard::verdict(size_t index) const {
+  return static_cast<Verdict>(value<uint8_t>(format::kVerdict, index));
+}
+
+RecordPieces TraceShard::pieces(size_t index) const {
+  const auto tokens = value<uint64_t>(format::kTokenOffsets, index) * token_bytes_;
+  const auto tokens_end = value<uint64_t>(format::kTokenOffsets, index + 1) * token_bytes_;
+  const auto payload = value<uint64_t>(format::kPayloadOffsets, index);
+  const auto payload_end = value<uint64_t>(format::kPayloadOffsets, index + 1);
+  return {.prompt_id = prompt_id(index),
+          .sample = value<uint32_t>(format::kSample, index),
+          .prompt_length = value<uint32_t>(format::kPromptLength, index),
+          .finish_reason = value<uint8_t>(format::kFinishReason, index),
+          .verdict = value<uint8_t>(format::kVerdict, index),
+          .log_probability = value<double>(format::kLogProbability, index),
+          .seed = value<uint64_t>(format::kSeed, index),
+          .tokens = regions_[format::kTokens].subspan(tokens, tokens_end - tokens),
+          .payload = regions_[format::kPayload].subspan(payload, payload_end - payload)};
+}
+
+std::string TraceShard::name_of(size_t index) const {
+  return fmt::format("{}, document {} (prompt '{}', sample {})", path().string(), index, prompt_id(index),
+                     value<uint32_t>(format::kSample, index));
+}
+
+RecordPieces TraceShard::verified_pieces(size_t index) const {
+  const RecordPieces result = pieces(index);
+  core::check(record_crc(result, token_bytes_) == value<uint32_t>(format::kCrc32c, index),
+              "{}: damaged: its checksum does not match", name_of(index));
+  return result;
+}
+
+TraceDocument TraceShard::document(size_t index) const {
+  const RecordPieces verified = verified_pieces(index);
+  return core::with_context(name_of(index), [&] { return assemble_document(verified, provenance_.vocab_size); });
+}
+
+std::span<const std::byte> TraceShard::payload(size_t index) const {
+  return verified_pieces(index).payload;
+}
+
+Trace TraceShard::trace(size_t index) const {
+  const RecordPieces verified = verified_pieces(index);
+  return core::with_context(name_of(index), [&] {
+    Trace trace{.document = assemble_document(verified, provenance_.vocab_size), .targets = {}};
+    codec_->decode(trace.document, verified.payload, trace.targets);
+    return trace;
+  });
+}
+
+void TraceShard::verify_hdf5() const {
+  const auto lock = lock_hdf5();
+  const std::string name = path().string();
+  const Hdf5Properties access(H5Pcreate(H5P_FILE_ACCESS), name, "open it");
+  check_hdf5(H5Pset_file_locking(access.get(), false, true), name, "open it");
+  const Hdf5File file(H5Fopen(name.c_str(), H5F_ACC_RDONLY, access.get()), name, "open it");
+  for (size_t i = 0; i < format::kDatasets; ++i) {
+    const std::string title(format::kDatasetNames[i]), where = name + ": dataset " + title;
+    const Hdf5Dataset dataset(H5Dopen2(file.get(), title.c_str(), H5P_DEFAULT), where, "open it");
+    const Hdf5Type type(H5Dget_type(dataset.get()), where, "read its type");
+    const Hdf5Space space(H5Dget_space(dataset.get()), where, "read its shape");
+    const auto count =
+        static_cast<uint64_t>(check_hdf5(H5Sget_simple_extent_npoints(space.get()), where, "read its shape"));
+    core::check(count * H5Tget_size(type.get()) == regions_[i].size(),
+                "{}: HDF5 finds {} elements of {} bytes, not {} bytes", where, count, H5Tget_size(type.get()),
+                regions_[i].size());
+    if (regions_[i].empty()) continue;
+    const auto offset = static_cast<haddr_t>(regions_[i].data() - file_->bytes().data());
+    core::check(H5Dget_offset(dataset.get()) == offset, "{}: HDF5 finds it at byte {}, not {}", where,
+                H5Dget_offset(dataset.get()), offset);
+  }
+}
+
+}  // namespace distill::data

@@ -1,0 +1,43 @@
+// Collects the documents of one shard and writes it: an HDF5 file that appears under its name complete and synced.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/trace.h"
+
+namespace distill::data {
+
+// Holds the shard in memory. The same documents give the same bytes, whoever writes them and when.
+class TraceShardBuilder {
+ public:
+  // `codec` and `model` describe the payloads that add() will be given (TargetCodec).
+  TraceShardBuilder(const TraceProvenance& provenance, const nlohmann::json& codec, std::vector<std::byte> model);
+
+  // Keys ascend from call to call. Throws Error if they don't or the document cannot be stored.
+  void add(const TraceDocument& document, std::span<const std::byte> payload);
+
+  size_t documents() const { return sample_.size(); }
+
+  // Throws Error naming the file (full disk, no permission, ...); then `path` is as it was.
+  void write(const std::filesystem::path& path) const;
+
+ private:
+  std::vector<std::byte> image(const std::string& name) const;
+
+  int64_t vocab_size_;
+  TraceKey last_key_;
+  std::string provenance_, codec_, prompt_ids_;
+  std::vector<std::byte> model_, tokens_, payload_;
+  std::vector<uint64_t> prompt_id_offsets_{0}, token_offsets_{0}, payload_offsets_{0}, seed_;
+  std::vector<uint32_t> sample_, prompt_length_, crc_;
+  std::vector<uint8_t> finish_reason_, verdict_;
+  std::vector<double> log_probability_;
+};
+
+}  // namespace distill::data

@@ -1,0 +1,94 @@
+#include "data/trace_reader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "data/trace_shard.h"
+#include "data/trace_writer.h"
+#include "tests/data/expect_error.h"
+#include "tests/data/sample_traces.h"
+#include "tests/temporary_folder.h"
+
+namespace distill::data {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+class TraceReaderTest : public testing::Test {
+ protected:
+  void write(const std::string& name, const TraceProvenance& provenance, const std::vector<Trace>& traces,
+             uint64_t documents_per_shard = UINT64_MAX) {
+    TraceWriter writer(directory(), provenance, {.name = name, .documents_per_shard = documents_per_shard});
+    for (const Trace& trace : traces) writer.append(trace);
+    writer.finish();
+  }
+  std::filesystem::path directory() const { return folder_.path() / "set"; }
+  TemporaryFolder folder_{TemporaryFolder::memory()};
+  TraceProvenance provenance_ = sample_provenance();
+};
+
+TEST_F(TraceReaderTest, NumbersDocumentsThroughAllShards) {
+  const auto traces = sample_traces(11, provenance_);
+  write("shard", provenance_, traces, 4);
+  const TraceReader reader = TraceReader::open(directory());
+  ASSERT_EQ(reader.shards().size(), 3);
+  ASSERT_EQ(reader.size(), 11);
+  uint64_t prompt = 0, completion = 0;
+  for (size_t i = 0; i < reader.size(); ++i) {
+    const Trace trace = reader.read(i);
+    const Trace original = sample_trace(trace.document.key.prompt_id, trace.document.key.sample, provenance_);
+    EXPECT_EQ(trace.document.tokens, original.document.tokens);
+    EXPECT_EQ(trace.targets.weights, original.targets.weights);
+    EXPECT_EQ(reader.read_document(i).tokens, original.document.tokens);
+    EXPECT_EQ(reader.prompt_id(i), original.document.key.prompt_id);
+    EXPECT_EQ(reader.lengths(i).prompt, original.document.prompt_length);
+    EXPECT_EQ(reader.lengths(i).completion, original.document.completion_length());
+    prompt += original.document.prompt().size();
+    completion += original.document.completion().size();
+  }
+  EXPECT_EQ(reader.prompt_tokens(), prompt);
+  EXPECT_EQ(reader.completion_tokens(), completion);
+  EXPECT_THAT(error_of([&] { reader.read(11); }), HasSubstr("document 11 of 11"));
+  EXPECT_EQ(TraceReader::open(reader.shards()[1]->path()).size(), 4);
+}
+
+TEST_F(TraceReaderTest, SaysWhatIsMissing) {
+  EXPECT_THAT(error_of([&] { TraceReader::open(directory()); }), HasSubstr("no such file or directory"));
+  std::filesystem::create_directory(directory());
+  EXPECT_THAT(error_of([&] { TraceReader::open(directory()); }), HasSubstr("no trace shards (*.h5) there"));
+  {
+    TraceWriter writer(directory(), provenance_);
+    writer.append(sample_trace("a", 0, provenance_));
+  }
+  EXPECT_THAT(error_of([&] { TraceReader::open(directory()); }), HasSubstr("run it again to go on"));
+}
+
+TEST_F(TraceReaderTest, RefusesShardsThatDontBelongTogether) {
+  write("first", provenance_, {sample_trace("a", 0, provenance_)});
+  const auto other = sample_provenance("topk:3");
+  {
+    TraceWriter writer(folder_.path() / "other", other, {.name = "second"});
+    writer.append(sample_trace("b", 0, other));
+    writer.finish();
+  }
+  std::filesystem::rename(folder_.path() / "other" / "second-00000.h5", directory() / "second-00000.h5");
+  EXPECT_THAT(
+      error_of([&] { TraceReader::open(directory()); }),
+      AllOf(HasSubstr("first-00000.h5"), HasSubstr("second-00000.h5"), HasSubstr("\"topk:4\" against \"topk:3\"")));
+}
+
+TEST_F(TraceReaderTest, RequiresTheTokenizerAndVocabularyOfTheStudent) {
+  write("shard", provenance_, {sample_trace("a", 0, provenance_)});
+  const TraceReader reader = TraceReader::open(directory());
+  reader.require(provenance_.tokenizer, 50);
+  reader.require(provenance_.tokenizer, 64);
+  EXPECT_THAT(error_of([&] { reader.require(std::string(64, '7'), 50); }),
+              AllOf(HasSubstr("another tokenizer"), HasSubstr(std::string(64, '3')), HasSubstr(std::string(64, '7'))));
+  EXPECT_THAT(error_of([&] { reader.require(provenance_.tokenizer, 49); }), HasSubstr("vocabulary of 50 does not fit"));
+}
+
+}  // namespace
+}  // namespace distill::data

@@ -1,0 +1,261 @@
+#include "data/batcher.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "core/config.h"
+#include "core/error.h"
+#include "core/philox.h"
+#include "data/packing.h"
+#include "data/permutation.h"
+
+namespace distill::data {
+namespace {
+
+constexpr int64_t kIgnoredLabel = -100;
+
+template <typename T>
+at::Tensor tensor_of(const std::vector<T>& values, at::ScalarType type) {
+  at::Tensor tensor = at::empty({static_cast<int64_t>(values.size())}, type);
+  if (!values.empty()) std::memcpy(tensor.mutable_data_ptr(), values.data(), values.size() * sizeof(T));
+  return tensor;
+}
+
+// Collects documents and turns them into tensors.
+class BatchBuilder {
+ public:
+  // Takes the first `max_tokens` positions of the trace.
+  void add(size_t index, const Trace& trace, int64_t max_tokens) {
+    const std::vector<int32_t>& tokens = trace.document.tokens;
+    const int64_t begin = static_cast<int64_t>(tokens_.size());
+    const int64_t positions = std::min(static_cast<int64_t>(tokens.size()) - 1, max_tokens);
+    const int64_t first_target = trace.document.prompt_length - 1;
+    for (int64_t i = 0; i < positions; ++i) {
+      const bool completion = i >= first_target;
+      tokens_.push_back(tokens[i]);
+      positions_.push_back(i);
+      labels_.push_back(completion ? tokens[i + 1] : kIgnoredLabel);
+      loss_mask_.push_back(completion);
+    }
+    for (int64_t i = first_target; i < positions; ++i) {
+      const TargetDistribution target = trace.targets[static_cast<size_t>(i - first_target)];
+      target_rows_.push_back(begin + i);
+      target_ids_.insert(target_ids_.end(), target.ids.begin(), target.ids.end());
+      target_weights_.insert(target_weights_.end(), target.weights.begin(), target.weights.end());
+      target_offsets_.push_back(static_cast<int64_t>(target_ids_.size()));
+      target_uncovered_.push_back(target.uncovered);
+    }
+    sequence_offsets_.push_back(static_cast<int32_t>(tokens_.size()));
+    documents_.push_back(index);
+  }
+
+  TrainingBatch finish() {
+    return {.tokens = tensor_of(tokens_, at::kLong),
+            .positions = tensor_of(positions_, at::kLong),
+            .sequence_offsets = tensor_of(sequence_offsets_, at::kInt),
+            .labels = tensor_of(labels_, at::kLong),
+            .loss_mask = tensor_of(loss_mask_, at::kBool),
+            .target_rows = tensor_of(target_rows_, at::kLong),
+            .target_offsets = tensor_of(target_offsets_, at::kLong),
+            .target_ids = tensor_of(target_ids_, at::kLong),
+            .target_weights = tensor_of(target_weights_, at::kFloat),
+            .target_uncovered = tensor_of(target_uncovered_, at::kFloat),
+            .documents = std::move(documents_)};
+  }
+
+ private:
+  std::vector<int64_t> tokens_, positions_, labels_, target_rows_, target_offsets_{0}, target_ids_;
+  std::vector<int32_t> sequence_offsets_{0};
+  std::vector<uint8_t> loss_mask_;
+  std::vector<float> target_weights_, target_uncovered_;
+  std::vector<size_t> documents_;
+};
+
+// The documents that are shuffled together and how they are cut into batches.
+struct Window {
+  uint64_t epoch = 0;
+  uint64_t number = 0;
+  std::vector<std::vector<size_t>> batches;  // documents of each
+};
+
+}  // namespace
+
+nlohmann::json BatcherState::to_json() const {
+  return {{"epoch", epoch}, {"window", window}, {"batch", batch}};
+}
+
+BatcherState BatcherState::from_json(const nlohmann::json& json) {
+  core::ConfigReader reader(json, "batcher state");
+  BatcherState state;
+  for (const auto& [key, value] :
+       {std::pair{"epoch", &state.epoch}, {"window", &state.window}, {"batch", &state.batch}}) {
+    const auto number = reader.require<int64_t>(key);
+    if (number < 0) reader.reject(key, "is below 0");
+    *value = static_cast<uint64_t>(number);
+  }
+  reader.finish();
+  return state;
+}
+
+// All batches of all windows and epochs form one endless stream. `position` is where the next step of all ranks begins
+// in it: rank r takes the batch r places later. So every rank is in the same state.
+struct Batcher::State {
+  std::shared_ptr<const TraceReader> reader;
+  BatcherOptions options;
+  BatcherState position;
+  uint64_t documents = 0;
+  uint64_t targets = 0;
+  uint64_t window_documents = 0;  // before those of the other side of the split are taken out
+  uint64_t windows = 0;           // in an epoch
+  std::array<Window, 2> recent;   // the last windows used: a step may reach from one into the next
+  size_t oldest = 0;
+
+  bool on_this_side(size_t index) const {
+    if (options.validation_share <= 0) return !options.validation;
+    constexpr uint64_t kSplit = 0x76616C69646174;  // so that the split has nothing to do with other uses of the hash
+    const uint64_t hash = core::stream_id(reader->prompt_id(index), options.seed ^ kSplit);
+    return (static_cast<double>(hash >> 11) * 0x1.0p-53 < options.validation_share) == options.validation;
+  }
+  // Positions a document takes in a batch, and those of them with a target; no positions if it would have no target.
+  std::pair<int64_t, int64_t> positions(size_t index) const {
+    const auto [prompt, completion] = reader->lengths(index);
+    const int64_t all = std::min<int64_t>(int64_t{prompt} + completion - 1, options.max_tokens);
+    const int64_t with_target = std::max<int64_t>(0, all - (prompt - 1));
+    return {with_target > 0 ? all : 0, with_target};
+  }
+  void measure();
+  const Window& window(uint64_t epoch, uint64_t number);
+  // Moves a position on until it lies in its window. False if the epoch ends first and may not be left.
+  bool settle(BatcherState& at, bool leave_epoch);
+  TrainingBatch build(const BatcherState& at);
+};
+
+void Batcher::State::measure() {
+  uint64_t all_positions = 0;
+  for (size_t i = 0; i < reader->size(); ++i) {
+    const auto [all, with_target] = positions(i);
+    if (with_target == 0 || !on_this_side(i)) continue;
+    ++documents;
+    all_positions += static_cast<uint64_t>(all);
+    targets += static_cast<uint64_t>(with_target);
+  }
+  core::check(documents > 0, "none of the {} documents is for {}: validation share {}, at most {} tokens per document",
+              reader->size(), options.validation ? "validation" : "training", options.validation_share,
+              options.max_tokens);
+  // Enough that the last, partly filled batch of a window is less than one in a hundred.
+  constexpr uint64_t kBatchesPerWindow = 128, kMinDocuments = 4096;
+  const uint64_t mean = std::max<uint64_t>(1, all_positions / documents);
+  window_documents = std::max(kMinDocuments, kBatchesPerWindow * static_cast<uint64_t>(options.max_tokens) / mean);
+  windows = (reader->size() + window_documents - 1) / window_documents;
+}
+
+const Window& Batcher::State::window(uint64_t epoch, uint64_t number) {
+  for (const Window& known : recent) {
+    if (!known.batches.empty() && known.epoch == epoch && known.number == number) return known;
+  }
+  const Permutation order(reader->size(), core::stream_id("epoch", options.seed ^ (epoch << 32 | epoch >> 32)));
+  std::vector<size_t> indices;
+  std::vector<int64_t> lengths;
+  const uint64_t end = std::min<uint64_t>(reader->size(), (number + 1) * window_documents);
+  for (uint64_t i = number * window_documents; i < end; ++i) {
+    const auto index = static_cast<size_t>(order(i));
+    const int64_t length = positions(index).first;
+    if (length == 0 || !on_this_side(index)) continue;
+    indices.push_back(index);
+    lengths.push_back(length);
+  }
+  Window& result = recent[std::exchange(oldest, 1 - oldest)];
+  result = {.epoch = epoch, .number = number, .batches = {}};
+  for (const auto& bin : pack(lengths, options.max_tokens)) {
+    auto& batch = result.batches.emplace_back();
+    for (const uint32_t piece : bin) batch.push_back(indices[piece]);
+  }
+  // Packing put the longest documents first.
+  core::Philox random(options.seed, core::stream_id("window", number), epoch);
+  for (size_t i = result.batches.size(); i > 1; --i) {
+    std::swap(result.batches[i - 1], result.batches[random.next_below(static_cast<uint32_t>(i))]);
+  }
+  return result;
+}
+
+bool Batcher::State::settle(BatcherState& at, bool leave_epoch) {
+  while (true) {
+    const size_t batches = window(at.epoch, at.window).batches.size();
+    if (at.batch < batches) return true;
+    at.batch -= batches;
+    if (++at.window < windows) continue;
+    if (!leave_epoch) return false;
+    at.window = 0;
+    ++at.epoch;
+  }
+}
+
+TrainingBatch Batcher::State::build(const BatcherState& at) {
+  BatchBuilder builder;
+  for (const size_t index : window(at.epoch, at.window).batches[at.batch]) {
+    builder.add(index, reader->read(index), options.max_tokens);
+  }
+  return builder.finish();
+}
+
+Batcher::Batcher(std::shared_ptr<const TraceReader> reader, BatcherOptions options)
+    : state_(std::make_unique<State>()) {
+  core::check(options.max_tokens > 0 && options.max_tokens < INT32_MAX, "batches of {} tokens", options.max_tokens);
+  core::check(options.world > 0 && options.rank >= 0 && options.rank < options.world, "rank {} of {}", options.rank,
+              options.world);
+  core::check(options.validation_share >= 0 && options.validation_share <= 1, "a validation share of {}",
+              options.validation_share);
+  state_->reader = std::move(reader);
+  state_->options = options;
+  state_->measure();
+}
+
+Batcher::~Batcher() = default;
+
+TrainingBatch Batcher::next() {
+  State& state = *state_;
+  state.settle(state.position, true);
+  BatcherState own = state.position;
+  own.batch += static_cast<uint64_t>(state.options.rank);
+  state.settle(own, true);
+  TrainingBatch batch = state.build(own);
+  state.position.batch += static_cast<uint64_t>(state.options.world);
+  return batch;
+}
+
+std::optional<TrainingBatch> Batcher::next_in_epoch() {
+  State& state = *state_;
+  BatcherState own = state.position;
+  own.batch += static_cast<uint64_t>(state.options.rank);
+  if (!state.settle(own, false)) {
+    state.position = {.epoch = state.position.epoch + 1};
+    return {};
+  }
+  TrainingBatch batch = state.build(own);
+  state.position.batch += static_cast<uint64_t>(state.options.world);
+  return batch;
+}
+
+BatcherState Batcher::state() const {
+  return state_->position;
+}
+
+void Batcher::restore(const BatcherState& state) {
+  core::check(state.window < state_->windows, "the data position is window {} of an epoch, but these traces make {}",
+              state.window, state_->windows);
+  state_->position = state;
+}
+
+uint64_t Batcher::documents() const {
+  return state_->documents;
+}
+
+uint64_t Batcher::targets() const {
+  return state_->targets;
+}
+
+}  // namespace distill::data

@@ -8,6 +8,7 @@ namespace distill::cli {
 
 void add_inspect_command(CLI::App& app);
 void add_logits_command(CLI::App& app);
+void add_shards_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 
 }  // namespace distill::cli

@@ -92,6 +92,12 @@ void PlainCodec::decode(const TraceDocument& document, std::span<const std::byte
   check_masses(out);
 }
 
+TargetCodec::Sizes PlainCodec::sizes(const Trace& trace, std::span<const std::byte>) const {
+  const auto entries = static_cast<double>(trace.targets.ids.size());
+  return {.ids = entries * static_cast<double>(token_bytes(vocab_size_)),
+          .weights = 4 * (entries + static_cast<double>(trace.targets.positions()))};
+}
+
 nlohmann::json FullCodec::description() const {
   return {{"name", kName}, {"version", 1}};
 }
@@ -133,6 +139,10 @@ void FullCodec::decode(const TraceDocument& document, std::span<const std::byte>
     out.offsets.push_back(static_cast<int64_t>((i + 1) * vocab));
     out.uncovered.push_back(0);
   }
+}
+
+TargetCodec::Sizes FullCodec::sizes(const Trace&, std::span<const std::byte> payload) const {
+  return {.ids = 0, .weights = static_cast<double>(payload.size())};
 }
 
 }  // namespace distill::data

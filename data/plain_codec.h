@@ -12,6 +12,7 @@ class PlainCodec final : public TargetCodec {
   nlohmann::json description() const override;
   void encode(const TraceDocument& document, const SparseTargets& targets, std::vector<std::byte>& out) const override;
   void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
+  Sizes sizes(const Trace& trace, std::span<const std::byte> payload) const override;
 
  private:
   int64_t vocab_size_;
@@ -24,6 +25,7 @@ class FullCodec final : public TargetCodec {
   nlohmann::json description() const override;
   void encode(const TraceDocument& document, const SparseTargets& targets, std::vector<std::byte>& out) const override;
   void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
+  Sizes sizes(const Trace& trace, std::span<const std::byte> payload) const override;
 
  private:
   int64_t vocab_size_;

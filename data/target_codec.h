@@ -32,6 +32,19 @@ class TargetCodec {
   // distinct and inside the vocabulary and weights that are finite and sum to 1 with what they leave uncovered.
   virtual void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const = 0;
 
+  // What of a document's payload, in bytes, is spent on which token is meant and on how much it weighs; the rest is
+  // overhead.
+  struct Sizes {
+    double ids = 0;
+    double weights = 0;
+    Sizes& operator+=(const Sizes& other) {
+      ids += other.ids;
+      weights += other.weights;
+      return *this;
+    }
+  };
+  virtual Sizes sizes(const Trace& trace, std::span<const std::byte> payload) const = 0;
+
   // The codec of a shard. Throws Error for an unknown name or version, bad parameters or a damaged model.
   static std::unique_ptr<const TargetCodec> open(const nlohmann::json& description, std::span<const std::byte> model,
                                                  const TraceProvenance& provenance);

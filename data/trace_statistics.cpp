@@ -1,0 +1,91 @@
+#include "data/trace_statistics.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "core/error.h"
+#include "data/target_codec.h"
+#include "data/trace_shard.h"
+
+namespace distill::data {
+
+nlohmann::json measure_traces(const TraceReader& reader) {
+  const auto completion = static_cast<double>(std::max<uint64_t>(1, reader.completion_tokens()));
+  double total = 0, tokens = 0, ids = 0, uncovered = 0;
+  TargetCodec::Sizes sizes;
+  std::array<uint64_t, 2> finished{};
+  std::array<uint64_t, 3> verdicts{};
+  for (const auto& shard : reader.shards()) {
+    total += static_cast<double>(shard->file_bytes());
+    tokens += static_cast<double>(shard->bytes(trace_format::kTokens));
+    sizes.ids += static_cast<double>(shard->bytes(trace_format::kModel));
+    for (size_t i = 0; i < shard->size(); ++i) {
+      const Trace trace = shard->trace(i);
+      sizes += shard->codec().sizes(trace, shard->payload(i));
+      ids += static_cast<double>(trace.targets.ids.size());
+      for (const float mass : trace.targets.uncovered) uncovered += static_cast<double>(mass);
+      ++finished[static_cast<size_t>(trace.document.finish_reason)];
+      ++verdicts[static_cast<size_t>(trace.document.verdict)];
+    }
+  }
+  return {{"documents", reader.size()},
+          {"shards", reader.shards().size()},
+          {"tokens", reader.completion_tokens()},
+          {"prompt_tokens", reader.prompt_tokens()},
+          {"targets", reader.provenance().targets.to_string()},
+          {"codec", reader.shards().front()->codec().description()},
+          {"ids_per_token", ids / completion},
+          {"uncovered", uncovered / completion},
+          {"finish_reasons", {{"stop", finished[0]}, {"length", finished[1]}}},
+          {"verdicts", {{"unchecked", verdicts[0]}, {"correct", verdicts[1]}, {"incorrect", verdicts[2]}}},
+          {"bytes_per_token",
+           {{"total", total / completion},
+            {"ids", sizes.ids / completion},
+            {"weights", sizes.weights / completion},
+            {"tokens", tokens / completion},
+            {"overhead", (total - tokens - sizes.ids - sizes.weights) / completion}}}};
+}
+
+namespace {
+
+// Keys ascend within a shard, so one pass over all shards side by side meets equal keys next to each other.
+void check_distinct_keys(const TraceReader& reader) {
+  struct Cursor {
+    TraceKey key;
+    const TraceShard* shard;
+    size_t index;
+  };
+  const auto later = [](const Cursor& a, const Cursor& b) { return b.key < a.key; };
+  std::vector<Cursor> heap;
+  for (const auto& shard : reader.shards()) heap.push_back({shard->key(0), shard.get(), 0});
+  std::ranges::make_heap(heap, later);
+  Cursor previous{{}, nullptr, 0};
+  while (!heap.empty()) {
+    std::ranges::pop_heap(heap, later);
+    Cursor& current = heap.back();
+    if (previous.shard != nullptr && previous.key == current.key) {
+      core::fail("prompt '{}' sample {} is in both {} and {}", current.key.prompt_id, current.key.sample,
+                 previous.shard->path().string(), current.shard->path().string());
+    }
+    previous = current;
+    if (++current.index < current.shard->size()) {
+      current.key = current.shard->key(current.index);
+      std::ranges::push_heap(heap, later);
+    } else {
+      heap.pop_back();
+    }
+  }
+}
+
+}  // namespace
+
+void verify_traces(const TraceReader& reader) {
+  for (const auto& shard : reader.shards()) {
+    shard->verify_hdf5();
+    for (size_t i = 0; i < shard->size(); ++i) shard->trace(i);
+  }
+  check_distinct_keys(reader);
+}
+
+}  // namespace distill::data

@@ -1,0 +1,22 @@
+// Writes random traces for the parity scripts: write_sample_traces DIRECTORY TARGETS VOCAB DOCUMENTS DOCUMENTS_PER_SHARD.
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "data/trace_writer.h"
+#include "tests/data/sample_traces.h"
+
+int main(int argc, char** argv) {
+  using namespace distill::data;
+  if (argc != 6) return 2;
+  try {
+    const TraceProvenance provenance = sample_provenance(argv[2], std::stoll(argv[3]));
+    TraceWriter writer(argv[1], provenance, {.documents_per_shard = std::stoull(argv[5])});
+    for (const Trace& trace : sample_traces(std::stoull(argv[4]), provenance, 40)) writer.append(trace);
+    writer.finish();
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

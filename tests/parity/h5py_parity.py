@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Decodes trace shards with numpy and h5py alone and compares everything with `distill shards export`.
+
+Usage: h5py_parity.py <write_sample_traces>. The program under test is $DISTILL."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+
+from trace_format import Shard
+
+# Name, targets, vocabulary, documents.
+SETS = [("topk", "topk:8", 300, 60), ("wide", "topk:5", 70000, 12), ("full", "full", 200, 6)]
+
+
+def compare(ours, theirs, mode):
+    """The worst relative difference of a weight; everything else must be equal."""
+    worst = 0.0
+    for name in ("prompt_id", "sample", "prompt_length", "tokens", "finish_reason", "verdict", "log_probability", "seed"):
+        assert ours[name] == theirs[name], f"{name}: {ours[name]} against {theirs[name]}"
+    assert len(ours["targets"]) == len(theirs["targets"]), "number of targets"
+    for position, (target, (ids, weights, uncovered)) in enumerate(zip(ours["targets"], theirs["targets"])):
+        assert target["ids"] == ids.tolist(), f"position {position}: ids"
+        assert np.float32(target["uncovered"]) == uncovered, f"position {position}: mass not covered"
+        difference = np.abs(np.array(target["weights"]) / weights - 1).max()
+        assert difference <= (2e-6 if mode == "full" else 0), f"position {position}: weights differ by {difference}"
+        worst = max(worst, float(difference))
+    return worst
+
+
+def main():
+    writer, distill = sys.argv[1], os.environ["DISTILL"]
+    for name, mode, vocab, documents in SETS:
+        folder = pathlib.Path(name)
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([writer, folder, mode, str(vocab), str(documents), str(documents // 2)], check=True)
+        subprocess.run([distill, "shards", "verify", folder], check=True)
+        subprocess.run([distill, "shards", "export", folder, "--out", f"{name}.jsonl"], check=True)
+        ours = [json.loads(line) for line in open(f"{name}.jsonl")]
+        shards = [Shard(path) for path in sorted(folder.glob("*.h5"))]
+        theirs = [shard.document(i) for shard in shards for i in range(shard.size)]
+        assert len(shards) == 2 and len(ours) == len(theirs) == documents, (len(shards), len(ours), len(theirs))
+        worst = max(compare(a, b, mode) for a, b in zip(ours, theirs))
+        statistics = json.loads(subprocess.run([distill, "shards", "stats", folder, "--json"], check=True, capture_output=True).stdout)
+        size, tokens = sum(path.stat().st_size for path in folder.glob("*.h5")), sum(len(row["targets"]) for row in ours)
+        assert statistics["documents"] == documents and statistics["tokens"] == tokens, statistics
+        parts = statistics["bytes_per_token"]
+        assert abs(parts["total"] - size / tokens) < 1e-9 * size, parts
+        assert abs(sum(parts.values()) - 2 * parts["total"]) < 1e-6, parts
+        shutil.copy(shards[0].path, folder / "twice.h5")
+        twice = subprocess.run([distill, "shards", "verify", folder], capture_output=True, text=True)
+        assert twice.returncode == 1 and "is in both" in twice.stderr, twice
+        print(f"{name}: {documents} documents, {tokens} targets in {len(shards)} shards equal; worst weight difference {worst:.1e}; {parts['total']:.1f} B/token")
+
+
+if __name__ == "__main__":
+    main()

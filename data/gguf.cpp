@@ -338,7 +338,7 @@ at::Tensor GgufFile::load(std::string_view name) const {
   }
   if (reinterpret_cast<uintptr_t>(stored.data()) % c10::elementSize(*type) != 0) {
     at::Tensor copy = at::empty(info.shape, at::TensorOptions(*type));
-    std::memcpy(copy.data_ptr(), stored.data(), stored.size());
+    if (!stored.empty()) std::memcpy(copy.data_ptr(), stored.data(), stored.size());
     return copy;
   }
   // torch has no read-only tensors; the mapping itself is read-only.

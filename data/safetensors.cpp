@@ -115,7 +115,7 @@ void SafetensorsFile::parse() {
       }
       continue;
     }
-    core::with_context(fmt::format("tensor '{}'", name), [&] {
+    core::with_context(fmt::format("tensor '{}'", name), [&, &name = name, &entry = entry] {
       const json& dtype = member(entry, "dtype");
       core::check(dtype.is_string(), "\"dtype\" is not a string");
       TensorInfo info{name, dtype.get<std::string>(), parse_shape(member(entry, "shape")), 0};
@@ -146,7 +146,7 @@ at::Tensor SafetensorsFile::load(std::string_view name) const {
 
   if (reinterpret_cast<uintptr_t>(stored.data()) % c10::elementSize(type) != 0) {
     at::Tensor copy = at::empty(info->shape, at::TensorOptions(type));
-    std::memcpy(copy.data_ptr(), stored.data(), stored.size());
+    if (!stored.empty()) std::memcpy(copy.data_ptr(), stored.data(), stored.size());
     return copy;
   }
   // torch has no read-only tensors; the mapping itself is read-only.

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Runs one fuzzer for a bounded time, starting from small sound files that are made here.
+
+Usage: run_fuzzer.py <fuzzer> <gguf|safetensors> <seconds>. What makes it fail is left in the working folder."""
+
+import json
+import pathlib
+import struct
+import subprocess
+import sys
+
+
+def gguf_string(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf(version, metadata, tensors, alignment=32):
+    """`metadata`: (key, type, bytes of the value); `tensors`: (name, sizes, type, bytes)."""
+    file = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for key, kind, value in metadata:
+        file += gguf_string(key) + struct.pack("<I", kind) + value
+    data = b""
+    for name, sizes, kind, content in tensors:
+        data += bytes(-len(data) % alignment)
+        file += gguf_string(name) + struct.pack("<I", len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+        file += struct.pack("<IQ", kind, len(data))
+        data += content
+    return file + bytes(-len(file) % alignment) + data
+
+
+def gguf_seeds():
+    number = lambda value: struct.pack("<I", value)  # noqa: E731
+    sizes = [("llama.block_count", 1), ("llama.embedding_length", 4), ("llama.feed_forward_length", 4),
+             ("llama.context_length", 8), ("llama.attention.head_count", 2), ("llama.attention.head_count_kv", 1)]
+    model = [("general.architecture", 8, gguf_string("llama"))] + [(key, 4, number(value)) for key, value in sizes]
+    model += [("llama.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-5)),
+              ("llama.rope.scaling.type", 8, gguf_string("yarn"))]
+    yield gguf(3, model, [("token_embd.weight", [4, 2], 0, bytes(32)), ("blk.0.attn_q.weight", [4, 4], 1, bytes(32)),
+                          ("rope_freqs.weight", [1], 0, struct.pack("<f", 8))])
+    arrays = [("tokens", 9, struct.pack("<IQ", 8, 2) + gguf_string("a") + gguf_string("b")),
+              ("nested", 9, struct.pack("<IQ", 9, 1) + struct.pack("<IQ", 5, 1) + number(7)),
+              ("general.alignment", 4, number(8)), ("flag", 7, b"\1"), ("f64", 12, struct.pack("<d", 0.5))]
+    blocks = {2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 12: (256, 144), 13: (256, 176),
+              14: (256, 210), 30: (4, 8), 24: (3, 3)}
+    yield gguf(2, arrays, [(f"t{kind}", [values], kind, bytes(size)) for kind, (values, size) in blocks.items()], 8)
+    yield gguf(3, [], [])
+
+
+def safetensors_seeds():
+    for header, data in [
+            ({"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+              "b": {"dtype": "BOOL", "shape": [], "data_offsets": [16, 17]}, "__metadata__": {"format": "pt"}}, bytes(17)),
+            ({"q": {"dtype": "F8_E4M3", "shape": [3, 0], "data_offsets": [0, 0]}}, b""), ({}, b"")]:
+        text = json.dumps(header).encode()
+        yield struct.pack("<Q", len(text)) + text + data
+
+
+def main():
+    fuzzer, kind, seconds = sys.argv[1:]
+    corpus = pathlib.Path("corpus-" + kind)
+    corpus.mkdir(exist_ok=True)
+    for number, seed in enumerate({"gguf": gguf_seeds, "safetensors": safetensors_seeds}[kind]()):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    return subprocess.run([fuzzer, f"-max_total_time={seconds}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=4096",
+                           "-print_final_stats=1", corpus]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

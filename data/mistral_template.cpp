@@ -17,6 +17,7 @@ struct Mistral {
   std::string before_answer, after_answer;
   bool trims_answer = false;
   SystemPlace system_place = SystemPlace::kNowhere;
+  bool checks_turns_first = false;
   std::string alternate_error, role_error;
 
   void operator()(std::span<const ChatMessage> messages, bool, std::string& text) const {
@@ -25,10 +26,14 @@ struct Mistral {
       system = messages.front().content;
       messages = messages.subspan(1);
     }
+    const auto check_turn = [&](size_t i) {
+      core::check((messages[i].role == "user") == (i % 2 == 0), "{}", alternate_error);
+    };
+    for (size_t i = 0; checks_turns_first && i < messages.size(); ++i) check_turn(i);
     text += bos;
     for (size_t i = 0; i < messages.size(); ++i) {
       const auto& [role, content] = messages[i];
-      core::check((role == "user") == (i % 2 == 0), "{}", alternate_error);
+      check_turn(i);
       if (role == "user") {
         text += open;
         if (system && i == (system_place == SystemPlace::kFirst ? 0 : messages.size() - 1)) {
@@ -115,6 +120,7 @@ std::optional<Mistral> read_with_tools(std::string_view normal, const TemplateTo
   Mistral mistral;
   mistral.bos = tokens.bos;
   mistral.system_place = SystemPlace::kLast;
+  mistral.checks_turns_first = true;
   const auto alternate_error = jinja::unescape((*gaps)[2]);
   const auto role_error = jinja::unescape((*gaps)[8]);
   const std::string user = std::string(kWhen) + std::string((*gaps)[4]);

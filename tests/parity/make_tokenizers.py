@@ -5,7 +5,8 @@
 The real vocabularies are not at hand offline, but ids depend on them only through a table; what is hard to get right is
 the pipeline around it: normaliser, pre-tokenizer, added tokens, post-processor. The text comes from the files that this
 Debian system has under /usr/share, and from random mixtures of scripts, so the vocabularies differ between machines;
-each run compares both sides on the same file. --small gives the vocabularies committed in tests/data/testdata.
+each run compares both sides on the same file. --small gives what is committed in tests/data/testdata/tokenizers:
+small vocabularies and, in golden.json, the ids that `tokenizers` gives for the texts below.
 """
 
 import argparse
@@ -35,6 +36,15 @@ TEKKEN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
+
+
+GOLDEN_TEXTS = [
+    "", "Hello, world!", "I'm sure THEY'LL say 'tis it'S he's\u017f", "  two  spaces   \n\n\ttab\r\n end ", "1234567 12,345.678 ٣٤٥ ⅫⅣ ½",
+    "x = f(a[0]); // --> y-- `` ``", "naïve cafe\u0301 A\u030a\u0327 \u1e9b\u0323 ﬁne ﬁ", "你好，世界！カタカナ ひらがな 한국어 ᄒᆞᆫ", "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽",
+    "<|im_start|>user\nHi<|im_end|>", "a <mask> b <pad>  c  <both>  d <pa <<pad>", "word words aword word. ſword", "\u180e\u2028\u00a0\u3000\x1c\x00",
+    "\U000323af \U00011f41 \U0001e08f \ua7da \U000105c9", "\ufffd \ue000 \U0010ffff \u0378", "<｜User｜>x<｜Assistant｜>", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+]  # fmt: skip
+SMALL = ("deepseek-v3", "llama3", "mixed", "qwen2", "tekken")
 
 
 def isolated(pattern):
@@ -180,11 +190,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--families", nargs="*", default=list(FAMILIES))
+    parser.add_argument("--families", nargs="*")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     texts = list(corpus(random.Random(SEED), 300_000 if arguments.small else 3_000_000))
-    for name in arguments.families:
+    golden = {}
+    for name in arguments.families or (SMALL if arguments.small else FAMILIES):
         tokenizer = train(name, texts, 600 if arguments.small else 12_000)
         path = arguments.folder / f"{name}.json"
         content = json.loads(tokenizer.to_str())
@@ -192,7 +203,11 @@ def main():
             # The older spelling of merges.
             content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
         path.write_text(json.dumps(content, ensure_ascii=False, indent=None, separators=(",", ":")) + "\n")
+        golden[name] = [{"text": text, "ids": tokenizer.encode(text).ids} for text in GOLDEN_TEXTS]
         print(f"{path}: {tokenizer.get_vocab_size()} tokens, tokenizers {tokenizers.__version__}")
+    if arguments.small:
+        lines = (f'"{name}": {json.dumps(cases)}' for name, cases in golden.items())
+        (arguments.folder / "golden.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 (make_checkpoints.py), and SmolLM2-135M-Instruct from its GGUF file where it is installed.
 
 fp32: max |difference| <= 1e-4, for whole sequences and token by token through the cache. (For SmolLM2, whose logits
-are larger, 1e-4 of the largest logit.)
+reach 36, 1e-3.)
 bf16: our error against transformers' fp32 logits is at most 1.25 times the error of transformers' own bf16 model (root
 mean square over all logits).
 
@@ -109,7 +109,7 @@ def main():
             return transformers.AutoModelForCausalLM.from_pretrained(deps, gguf_file=smollm2.name, dtype=dtype).eval()
 
         text = list(range(500, 560)) + [11, 260, 28, 42, 30] * 3
-        good &= compare("SmolLM2-135M-Instruct (GGUF)", smollm2, load_gguf, [text], FP32_BOUND * 30,
+        good &= compare("SmolLM2-135M-Instruct (GGUF)", smollm2, load_gguf, [text], 10 * FP32_BOUND,
                         incremental_peer=False)
     else:
         print(f"SmolLM2 is not at {smollm2} (scripts/setup.sh --model): not compared")

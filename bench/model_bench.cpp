@@ -1,0 +1,130 @@
+// Speed of a model alone, without an engine around it: prefill and decode through the block cache with the logits of
+// the last position, at several batch sizes. Prints one JSON object per batch size, with the share of the memory
+// bandwidth that decoding reaches (every step reads all weights once).
+//   model_bench MODEL [bf16 | fp32] [threads = 0, all] [prompt tokens = 64] [new tokens = 64] [batch sizes = 1 16] ...
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "data/model_files.h"
+#include "distill/load_model.h"
+#include "kernels/threads.h"
+
+namespace distill {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr int64_t kBlockSize = 32;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Bytes per second at which all threads together read memory; the best of a few passes.
+double read_bandwidth() {
+  const at::Tensor data = at::ones({int64_t{64} << 20}, at::kLong);  // 512 MB
+  double best = 0;
+  for (int i = 0; i < 5; ++i) {
+    const auto start = Clock::now();
+    if (data.sum().item<int64_t>() != data.numel()) std::abort();
+    best = std::max(best, static_cast<double>(data.nbytes()) / seconds_since(start));
+  }
+  return best;
+}
+
+// `batch` sequences that grow in step, each in its own row of blocks.
+class Sequences {
+ public:
+  Sequences(nn::CausalLM& model, int64_t batch, int64_t max_tokens)
+      : model_(model),
+        batch_(batch),
+        blocks_((max_tokens + kBlockSize - 1) / kBlockSize),
+        cache_(model.make_cache(batch * blocks_, kBlockSize)),
+        table_(at::arange(batch * blocks_, at::kInt).view({batch, blocks_})) {}
+
+  // Feeds `count` tokens to each sequence and computes the logits of the last ones.
+  void step(int64_t count) {
+    const at::Tensor positions = at::arange(length_, length_ + count, at::kLong).repeat({batch_});
+    const at::Tensor first_slots = at::arange(batch_, at::kLong).repeat_interleave(count) * (blocks_ * kBlockSize);
+    length_ += count;
+    const nn::PackedBatch batch{.tokens = (positions * 7919 + 13) % model_.shape().vocab_size,
+                                .positions = positions,
+                                .sequence_offsets = at::arange(0, batch_ * count + 1, count, at::kInt)};
+    const at::Tensor hidden = model_.forward(batch, *cache_,
+                                             {.slots = first_slots + positions,
+                                              .block_table = table_,
+                                              .context_lengths = at::full({batch_}, length_, at::kInt)});
+    model_.logits(hidden.view({batch_, count, -1}).select(1, count - 1).contiguous());
+  }
+
+ private:
+  nn::CausalLM& model_;
+  int64_t batch_;
+  int64_t blocks_;
+  std::unique_ptr<nn::KvCache> cache_;
+  at::Tensor table_;
+  int64_t length_ = 0;
+};
+
+int run(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr,
+                 "usage: model_bench MODEL [bf16|fp32] [threads] [prompt tokens] [new tokens] [batch sizes ...]\n");
+    return 2;
+  }
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const bool fp32 = arguments.size() > 1 && arguments[1] == "fp32";
+  const auto number = [&](size_t index, int64_t fallback) {
+    return index < arguments.size() ? std::stoll(arguments[index]) : fallback;
+  };
+  const int64_t threads = number(2, 0);
+  const int64_t prompt = number(3, 64);
+  const int64_t generated = number(4, 64);
+  std::vector<int64_t> batches{1, 16};
+  if (arguments.size() > 5) batches.clear();
+  for (size_t i = 5; i < arguments.size(); ++i) batches.push_back(std::stoll(arguments[i]));
+
+  kernels::set_num_threads(static_cast<int>(threads));
+  const auto start = Clock::now();
+  const auto model = load_model(data::ModelFiles::open(arguments[0]), {.compute = fp32 ? at::kFloat : at::kBFloat16});
+  const double load_seconds = seconds_since(start);
+  const double bandwidth = read_bandwidth();
+  for (const int64_t batch : batches) {
+    Sequences(*model, batch, prompt + 1).step(prompt);  // warms up
+    Sequences sequences(*model, batch, prompt + generated);
+    const auto prefill_start = Clock::now();
+    sequences.step(prompt);
+    const double prefill = seconds_since(prefill_start);
+    const auto decode_start = Clock::now();
+    for (int64_t i = 0; i < generated; ++i) sequences.step(1);
+    const double decode = seconds_since(decode_start);
+    const nlohmann::json line{{"batch", batch},
+                              {"threads", at::get_num_threads()},
+                              {"load_seconds", load_seconds},
+                              {"prefill_tokens_per_second", static_cast<double>(batch * prompt) / prefill},
+                              {"decode_tokens_per_second", static_cast<double>(batch * generated) / decode},
+                              {"decode_step_ms", 1e3 * decode / static_cast<double>(generated)},
+                              {"read_bandwidth_GBps", bandwidth / 1e9}};
+    std::printf("%s\n", line.dump().c_str());
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace distill
+
+int main(int argc, char** argv) {
+  try {
+    return distill::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "model_bench: %s\n", error.what());
+    return 1;
+  }
+}

@@ -7,6 +7,8 @@
 namespace distill::cli {
 
 void add_inspect_command(CLI::App& app);
+void add_chat_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
 void add_logits_command(CLI::App& app);
 void add_shards_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);

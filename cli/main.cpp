@@ -34,6 +34,8 @@ int run(int argc, char** argv) {
   });
 
   distill::cli::add_inspect_command(app);
+  distill::cli::add_chat_command(app);
+  distill::cli::add_generate_command(app);
   distill::cli::add_logits_command(app);
   distill::cli::add_shards_command(app);
   distill::cli::add_tokenize_command(app);

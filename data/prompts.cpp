@@ -86,4 +86,16 @@ std::vector<Prompt> read_prompts(const std::filesystem::path& path) {
   return prompts;
 }
 
+std::vector<int32_t> encode_prompt(const Prompt& prompt, const Tokenizer& tokenizer,
+                                   const ChatTemplate* chat_template) {
+  if (prompt.text) return tokenizer.encode(*prompt.text);
+  core::check(chat_template != nullptr,
+              "prompt \"{}\" is a conversation, but the model has no chat template: name one with --chat-template",
+              prompt.id);
+  const std::string text = core::with_context(fmt::format("prompt \"{}\"", prompt.id), [&] {
+    return chat_template->render(prompt.messages, /*add_generation_prompt=*/true);
+  });
+  return tokenizer.encode(text, /*add_special_tokens=*/false);
+}
+
 }  // namespace distill::data

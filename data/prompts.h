@@ -6,12 +6,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "data/chat_template.h"
+#include "data/tokenizer.h"
 
 namespace distill::data {
 
@@ -29,5 +31,10 @@ struct Prompt {
 // wrong type, an id that came before (with its line), an empty prompt, a verifier without an answer; or a file without
 // prompts.
 std::vector<Prompt> read_prompts(const std::filesystem::path& path);
+
+// The tokens a model continues: of a plain text with what the tokenizer adds (a BOS), of a conversation as the template
+// renders it up to where the answer begins. Throws Error naming the prompt if it is a conversation and the template is
+// null, or not one that the template allows.
+std::vector<int32_t> encode_prompt(const Prompt& prompt, const Tokenizer& tokenizer, const ChatTemplate* chat_template);
 
 }  // namespace distill::data

@@ -1,0 +1,154 @@
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/log.h"
+#include "core/progress.h"
+#include "data/prompts.h"
+#include "distill/capture.h"
+#include "distill/text_model.h"
+#include "nn/sampler.h"
+
+namespace distill::cli {
+namespace {
+
+struct Options {
+  std::filesystem::path teacher;
+  std::filesystem::path prompts;
+  std::string targets = "topk:64";
+  data::TraceSampling sampling;
+  CaptureOptions capture;
+  size_t limit = 0;
+  std::string dtype = "bf16";
+  std::string chat_template;
+  bool json = false;
+};
+
+void print(const CaptureSummary& summary, const Options& options) {
+  if (options.json) {
+    nlohmann::json json = summary.to_json();
+    json["out"] = options.capture.directory.string();
+    std::printf("%s\n", json.dump().c_str());
+    return;
+  }
+  const auto line = [](const char* name, const std::string& value) { std::printf("%-10s %s\n", name, value.c_str()); };
+  line("traces", summary.already_there == 0
+                     ? fmt::format("{}", summary.traces)
+                     : fmt::format("{}, and {} from earlier runs", summary.traces, summary.already_there));
+  line("tokens", fmt::format("{} in {}, {:.0f} tokens/s", core::format_count(summary.completion_tokens),
+                             core::format_duration(summary.seconds), summary.tokens_per_second()));
+  line("finished",
+       fmt::format("{} at a stop token, {} at the length limit", summary.finish_reasons[0], summary.finish_reasons[1]));
+  line("verdicts", fmt::format("{} correct, {} incorrect, {} unchecked", summary.verdicts[1], summary.verdicts[2],
+                               summary.verdicts[0]));
+  if (!summary.rejected.empty()) line("rejected", fmt::format("{} prompts", summary.rejected.size()));
+  line("written",
+       fmt::format("{}: {} traces, {}, {:.1f} bytes per token", options.capture.directory.string(),
+                   summary.total_traces, core::format_bytes(summary.total_bytes), summary.bytes_per_token()));
+}
+
+void run(const Options& options) {
+  core::install_interrupt_handlers();
+  const data::TargetSpec targets = data::TargetSpec::parse(options.targets);
+  nn::SamplingOptions{.temperature = options.sampling.temperature,
+                      .top_k = options.sampling.top_k,
+                      .top_p = options.sampling.top_p,
+                      .min_p = options.sampling.min_p}
+      .validate();
+  auto prompts = data::read_prompts(options.prompts);
+  if (options.limit > 0 && options.limit < prompts.size()) prompts.resize(options.limit);
+
+  const TextModel teacher = load_text_model(
+      options.teacher, {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16});
+  const bool has_conversations = std::ranges::any_of(prompts, [](const auto& prompt) { return !prompt.text; });
+  const auto chat_template =
+      has_conversations ? teacher.files.chat_template(options.chat_template) : std::shared_ptr<data::ChatTemplate>();
+  if (has_conversations && !chat_template) {
+    core::fail("{} has no chat template, which prompts with \"messages\" need: name one with --chat-template",
+               options.teacher.string());
+  }
+  data::TraceProvenance provenance = describe_teacher(teacher, chat_template.get());
+  provenance.sampling = options.sampling;
+  provenance.targets = targets;
+  provenance.command =
+      fmt::format("distill generate --teacher {} --prompts {} --out {} --samples {}", options.teacher.string(),
+                  options.prompts.string(), options.capture.directory.string(), options.capture.samples);
+  provenance.version = DISTILL_VERSION;
+
+  const CaptureSummary summary = capture_traces({.model = *teacher.model,
+                                                 .tokenizer = teacher.tokenizer,
+                                                 .chat_template = chat_template,
+                                                 .stop_tokens = teacher.stop_tokens},
+                                                prompts, provenance, options.capture);
+  print(summary, options);
+  if (summary.interrupted) {
+    throw core::Interrupted(fmt::format("stopped with {} of {} traces in {}: run the same command again to go on",
+                                        summary.traces + summary.already_there,
+                                        prompts.size() * static_cast<uint64_t>(options.capture.samples),
+                                        options.capture.directory.string()));
+  }
+  if (!summary.rejected.empty()) {
+    core::fail("{} of {} prompts could not be answered, the traces of all others are complete; the first: {}",
+               summary.rejected.size(), prompts.size(), summary.rejected.front().reason);
+  }
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto* const command = app.add_subcommand(
+      "generate",
+      "Example: distill generate --teacher model.gguf --prompts prompts.jsonl --out traces --samples 2\n\n"
+      "Lets a teacher answer prompts and writes the answers with its distribution over the alternatives of each "
+      "token.\n"
+      "A line of the prompts is {\"id\", \"prompt\"} for a text to continue or {\"id\", \"messages\"} for a "
+      "conversation,\n"
+      "with \"answer\" and \"verifier\" where answers are to be checked. Run again, it makes only the traces that are\n"
+      "missing. Stopped by Ctrl-C or SIGTERM, it keeps what is finished and exits with 128 + the signal's number; a "
+      "prompt\n"
+      "that the model cannot answer is reported at the end, with exit code 1.");
+  const auto options = std::make_shared<Options>();
+  command->add_option("--teacher", options->teacher, "Hugging Face directory, GGUF file or checkpoint")->required();
+  command->add_option("--prompts", options->prompts, "JSON lines of prompts; - reads standard input")->required();
+  command->add_option("--out", options->capture.directory, "Directory of trace shards to make or continue")->required();
+  command->add_option("--targets", options->targets, "What is kept of the teacher's distribution: topk:K or full")
+      ->capture_default_str();
+  command->add_option("--samples", options->capture.samples, "Answers per prompt")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
+      ->capture_default_str();
+  command->add_option("--max-new-tokens", options->sampling.max_new_tokens, "Longest answer, in tokens")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--temperature", options->sampling.temperature, "0 takes the most probable token each time")
+      ->capture_default_str();
+  command->add_option("--top-p", options->sampling.top_p, "Draw from the most probable tokens that reach this mass")
+      ->capture_default_str();
+  command->add_option("--top-k", options->sampling.top_k, "Draw from the K most probable tokens; 0 is no limit")
+      ->capture_default_str();
+  command
+      ->add_option("--min-p", options->sampling.min_p,
+                   "Draw from tokens at least this probable, relative to the most probable one")
+      ->capture_default_str();
+  command->add_option("--seed", options->sampling.seed, "The same seed draws the same answers, in any batch")
+      ->capture_default_str();
+  command->add_option("--limit", options->limit, "Use only the first N prompts; 0 uses all")->capture_default_str();
+  command->add_option("--batch", options->capture.batch, "Answers generated side by side")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  command->add_option("--chat-template", options->chat_template,
+                      "Family of the chat template, where the model has none or an unknown one");
+  command->add_flag("--json", options->json, "Print the summary as one JSON object");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace distill::cli

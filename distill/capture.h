@@ -1,0 +1,75 @@
+// Lets a teacher answer prompts and writes what it answered and what it thought of the alternatives: a set of traces.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/chat_template.h"
+#include "data/prompts.h"
+#include "data/tokenizer.h"
+#include "data/trace.h"
+#include "distill/text_model.h"
+#include "nn/causal_lm.h"
+
+namespace distill {
+
+// Whose traces they are: all of the provenance but sampling, targets, command and version. `chat_template` is null if
+// no prompt is a conversation.
+data::TraceProvenance describe_teacher(const TextModel& teacher, const data::ChatTemplate* chat_template);
+
+struct CaptureTeacher {
+  nn::CausalLM& model;
+  std::shared_ptr<const data::Tokenizer> tokenizer;
+  std::shared_ptr<const data::ChatTemplate> chat_template;  // null if no prompt is a conversation
+  std::vector<int32_t> stop_tokens;                         // end an answer
+};
+
+struct CaptureOptions {
+  std::filesystem::path directory;
+  int64_t samples = 1;  // answers per prompt
+  int64_t batch = 16;   // answers generated side by side
+};
+
+struct RejectedPrompt {
+  std::string id;
+  std::string reason;
+};
+
+// Of this run, unless it says otherwise.
+struct CaptureSummary {
+  uint64_t already_there = 0;  // traces of earlier runs that this one would have made
+  uint64_t traces = 0;
+  uint64_t prompt_tokens = 0;
+  uint64_t completion_tokens = 0;
+  std::array<uint64_t, 2> finish_reasons{};  // by data::FinishReason
+  std::array<uint64_t, 3> verdicts{};        // by data::Verdict
+  double seconds = 0;
+  std::vector<RejectedPrompt> rejected;  // that the model cannot answer, such as too long ones
+  bool interrupted = false;
+  // Of the whole set, once sealed.
+  uint64_t total_traces = 0;
+  uint64_t total_completion_tokens = 0;
+  uint64_t total_bytes = 0;
+
+  double tokens_per_second() const;
+  double bytes_per_token() const;
+  nlohmann::json to_json() const;
+};
+
+// Answers each prompt `samples` times with the sampling parameters and the kind of targets that `provenance` states,
+// and writes a trace as soon as an answer is complete. Traces already in the directory are left as they are and not
+// made again, so that an interrupted run is continued by running it again; random numbers depend on the prompt's id,
+// the sample and the position alone, so it ends with the same traces. When a signal asks the process to stop,
+// unfinished answers are dropped, finished ones sealed, and the summary says so. Throws Error if the directory holds
+// traces of another teacher or other settings, or a verifier is unknown, before anything is generated; what is written
+// by then stays if something fails later.
+CaptureSummary capture_traces(const CaptureTeacher& teacher, std::span<const data::Prompt> prompts,
+                              const data::TraceProvenance& provenance, const CaptureOptions& options);
+
+}  // namespace distill

@@ -23,7 +23,7 @@ struct GenerationRequest {
   std::string id;                    // names the prompt in messages, and keys its random numbers
   std::vector<int32_t> prompt;       // at least one token
   std::vector<uint32_t> samples{0};  // which answers to draw, each from its own random numbers
-  GenerateOptions options;
+  GenerateOptions options{};
 };
 
 // One answer.

@@ -18,12 +18,12 @@
 namespace distill::data {
 
 struct Prompt {
-  std::string id;                     // unique in its file
-  std::optional<std::string> text;    // either this
-  std::vector<ChatMessage> messages;  // or this; the last one is not the assistant's
-  std::optional<std::string> answer;
-  std::string verifier;  // empty: completions are not checked; otherwise there is an answer
-  size_t line = 0;       // in the file, from 1
+  std::string id;                       // unique in its file
+  std::optional<std::string> text{};    // either this
+  std::vector<ChatMessage> messages{};  // or this; the last one is not the assistant's
+  std::optional<std::string> answer{};
+  std::string verifier{};  // empty: completions are not checked; otherwise there is an answer
+  size_t line = 0;         // in the file, from 1
 };
 
 // All prompts of a file, in order; "-" is standard input. Integer ids and numbers as answers become text. Throws Error

@@ -23,6 +23,8 @@
 namespace distill {
 namespace {
 
+constexpr size_t kTracesPerSync = 8;  // a power cut loses at most so many; they are made again
+
 using Clock = std::chrono::steady_clock;
 
 nn::GenerateOptions generate_options(const CaptureTeacher& teacher, const data::TraceSampling& sampling) {
@@ -57,7 +59,7 @@ class Capture {
         provenance_(provenance),
         options_(options),
         generate_options_(generate_options(teacher, provenance.sampling)),
-        writer_(options.directory, provenance),
+        writer_(options.directory, provenance, {.name = "shard", .documents_per_sync = kTracesPerSync}),
         engine_(teacher.model, teacher.tokenizer, {.max_sequences = options.batch}) {}
 
   CaptureSummary run();

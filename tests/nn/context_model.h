@@ -33,7 +33,7 @@ class ContextCache final : public KvCache {
   std::vector<int64_t> ids_;
 };
 
-class ContextModel final : public CausalLM {
+class ContextModel : public CausalLM {
  public:
   explicit ContextModel(int64_t vocab_size = 50, int64_t max_positions = 200)
       : shape_{.vocab_size = vocab_size, .hidden_size = 4, .num_layers = 1, .max_positions = max_positions} {}

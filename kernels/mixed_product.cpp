@@ -1,0 +1,56 @@
+#include "kernels/mixed_product.h"
+
+#include <ATen/ATen.h>
+
+// Part of the MKL inside LibTorch's x86-64 wheel; null where LibTorch was built with another BLAS.
+extern "C" __attribute__((weak)) void cblas_gemm_bf16bf16f32(int layout, int transpose_a, int transpose_b, int m, int n,
+                                                             int k, float alpha, const void* a, int row_a,
+                                                             const void* b, int row_b, float beta, float* c, int row_c);
+
+namespace distill::kernels {
+namespace {
+
+constexpr int kRowMajor = 101;
+constexpr int kAsIs = 111;
+constexpr int kTransposed = 112;
+
+// How BLAS is told about a matrix: whether it lies transposed, and how far apart its rows (or columns) are.
+struct Layout {
+  int transpose;
+  int distance;
+
+  explicit Layout(const at::Tensor& x) {
+    const bool transposed = x.stride(1) != 1;
+    TORCH_CHECK(!transposed || x.stride(0) == 1, "multiply_into: neither rows nor columns of ", x.sizes(),
+                " are contiguous");
+    transpose = transposed ? kTransposed : kAsIs;
+    distance = static_cast<int>(transposed ? x.stride(1) : x.stride(0));
+  }
+};
+
+}  // namespace
+
+void multiply_into(const at::Tensor& c, const at::Tensor& a, const at::Tensor& b, float beta) {
+  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && c.dim() == 2 && a.size(1) == b.size(0) && c.size(0) == a.size(0) &&
+                  c.size(1) == b.size(1) && c.scalar_type() == at::kFloat && a.scalar_type() == b.scalar_type(),
+              "multiply_into: a ", a.sizes(), ", b ", b.sizes(), " and c ", c.sizes(), " do not fit together");
+  if (a.scalar_type() == at::kBFloat16 && cblas_gemm_bf16bf16f32 != nullptr && c.is_cpu()) {
+    const Layout of_a(a);
+    const Layout of_b(b);
+    cblas_gemm_bf16bf16f32(kRowMajor, of_a.transpose, of_b.transpose, static_cast<int>(c.size(0)),
+                           static_cast<int>(c.size(1)), static_cast<int>(a.size(1)), 1.0f, a.const_data_ptr(),
+                           of_a.distance, b.const_data_ptr(), of_b.distance, beta, c.mutable_data_ptr<float>(),
+                           static_cast<int>(c.stride(0)));
+    return;
+  }
+  at::Tensor out = c;
+  const at::Tensor a_fp32 = a.to(at::kFloat);
+  const at::Tensor b_fp32 = b.to(at::kFloat);
+  if (beta == 0) {
+    at::mm_out(out, a_fp32, b_fp32);
+  } else {
+    at::addmm_out(out, out, a_fp32, b_fp32, beta, 1.0);
+  }
+}
+
+}  // namespace distill::kernels

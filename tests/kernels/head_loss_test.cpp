@@ -1,0 +1,230 @@
+#include "kernels/head_loss/head_loss.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "kernels/head_loss/reference.h"
+#include "tests/kernels/compare.h"
+
+namespace distill::kernels {
+namespace {
+
+struct Case {
+  int64_t tokens = 40;
+  int64_t targets = 24;
+  int64_t size = 48;
+  int64_t vocab = 1000;
+  int64_t ids = 12;  // per target; `vocab` for full targets
+  double temperature = 1.0;
+};
+
+struct Problem {
+  at::Tensor hidden, weight;  // fp64
+  HeadLossTargets targets;
+  at::Tensor token_weights;
+};
+
+Problem make_inputs(const Case& c) {
+  Problem in;
+  in.hidden = random({c.tokens, c.size}, 1);
+  in.weight = random({c.vocab, c.size}, 2) * 0.3;
+  const at::Tensor teacher = at::softmax(2 * random({c.targets, c.vocab}, 3), -1);
+  const auto [q, ids] = teacher.topk(c.ids, -1, /*largest=*/true, /*sorted=*/false);
+  in.targets = {.rows = at::randperm(c.tokens, at::detail::createCPUGenerator(4), at::kLong).narrow(0, 0, c.targets),
+                .labels = teacher.argmax(-1),
+                .offsets = at::arange(c.targets + 1) * c.ids,
+                .ids = ids.flatten(),
+                .weights = q.flatten().to(at::kFloat),
+                .uncovered = (1 - q.sum(-1)).clamp_min(0).to(at::kFloat)};
+  // One label lies outside its target's ids.
+  in.targets.labels[0] = teacher[0].argmin();
+  in.token_weights = random({c.targets}, 5).abs().to(at::kFloat);
+  return in;
+}
+
+// Length of the error relative to the length of what is expected.
+double norm_error(const at::Tensor& actual, const at::Tensor& expected) {
+  const at::Tensor reference = expected.to(at::kDouble);
+  return (actual.to(at::kDouble) - reference).norm().item<double>() / reference.norm().item<double>();
+}
+
+struct Outcome {
+  HeadLoss loss;
+  at::Tensor grad_hidden, grad_weight;
+};
+
+template <typename Function>
+Outcome run(const Function& function, const Problem& in, const HeadLossOptions& options, at::ScalarType hidden_dtype,
+            at::ScalarType weight_dtype) {
+  const at::Tensor hidden = in.hidden.to(hidden_dtype).clone().requires_grad_();
+  const at::Tensor weight = in.weight.to(weight_dtype).clone().requires_grad_();
+  Outcome outcome;
+  outcome.loss = function(hidden, weight, in.targets, options, 1.0 / 7, in.token_weights);
+  outcome.loss.loss.backward();
+  outcome.grad_hidden = hidden.grad();
+  outcome.grad_weight = weight.grad();
+  return outcome;
+}
+
+void expect_equal(const Problem& in, const HeadLossOptions& options) {
+  const Outcome ours = run(head_loss, in, options, at::kFloat, at::kFloat);
+  const Outcome theirs = run(reference::head_loss, in, options, at::kDouble, at::kDouble);
+  EXPECT_LT(relative_error(ours.loss.loss, theirs.loss.loss), 1e-6);
+  EXPECT_LT(norm_error(ours.loss.divergence, theirs.loss.divergence), 1e-6);
+  EXPECT_LT(norm_error(ours.loss.cross_entropy, theirs.loss.cross_entropy), 1e-6);
+  EXPECT_TRUE(ours.loss.top_ids.equal(theirs.loss.top_ids));
+  EXPECT_LT(norm_error(ours.grad_hidden, theirs.grad_hidden), 1e-6);
+  EXPECT_LT(norm_error(ours.grad_weight, theirs.grad_weight), 1e-6);
+}
+
+TEST(HeadLoss, EqualsTheUnfusedFormulaInFp64) {
+  expect_equal(make_inputs({}), {});
+  expect_equal(make_inputs({}), {.divergence = 0.7, .cross_entropy = 0.3});
+  expect_equal(make_inputs({}), {.divergence = 0.0, .cross_entropy = 1.0});
+  expect_equal(make_inputs({.vocab = 517, .ids = 1}), {.divergence = 0.5, .cross_entropy = 0.5});
+}
+
+TEST(HeadLoss, EqualsTheUnfusedFormulaAtATemperature) {
+  expect_equal(make_inputs({}), {.temperature = 2.0});
+  expect_equal(make_inputs({}), {.divergence = 0.7, .cross_entropy = 0.3, .temperature = 2.5});
+}
+
+TEST(HeadLoss, EqualsTheUnfusedFormulaWithRenormalisedTargets) {
+  expect_equal(make_inputs({}), {.divergence = 0.7, .cross_entropy = 0.3, .tail = TailRule::kRenormalise});
+}
+
+TEST(HeadLoss, EqualsTheUnfusedFormulaOnFullTargets) {
+  const Case full{.vocab = 300, .ids = 300};
+  expect_equal(make_inputs(full), {.divergence = 0.7, .cross_entropy = 0.3});
+}
+
+TEST(HeadLoss, EqualsTheUnfusedFormulaAcrossManyBlocksOfTheVocabulary) {
+  // 2,000 targets leave room for 2,048 columns at a time.
+  const Problem in = make_inputs({.tokens = 2000, .targets = 2000, .size = 8, .vocab = 2600, .ids = 5});
+  const HeadLossOptions options{.divergence = 0.7, .cross_entropy = 0.3};
+  const Outcome ours = run(head_loss, in, options, at::kFloat, at::kFloat);
+  const Outcome theirs = run(reference::head_loss, in, options, at::kDouble, at::kDouble);
+  EXPECT_LT(relative_error(ours.loss.loss, theirs.loss.loss), 1e-6);
+  EXPECT_LT(norm_error(ours.grad_hidden, theirs.grad_hidden), 1e-6);
+  EXPECT_LT(norm_error(ours.grad_weight, theirs.grad_weight), 1e-6);
+}
+
+// The bound on bf16: hidden and weight are the same rounded numbers on both sides, so what is left is one rounding of
+// the logits' gradient (2^-9) and one of the result.
+TEST(HeadLoss, IsWithinOneRoundingOfTheFormulaInBf16) {
+  Problem in = make_inputs({});
+  in.hidden = as_bf16(in.hidden);
+  in.weight = as_bf16(in.weight);
+  const HeadLossOptions options{.divergence = 0.7, .cross_entropy = 0.3};
+  const Outcome theirs = run(reference::head_loss, in, options, at::kDouble, at::kDouble);
+  for (const auto weight_dtype : {at::kFloat, at::kBFloat16}) {
+    const Outcome ours = run(head_loss, in, options, at::kBFloat16, weight_dtype);
+    EXPECT_EQ(ours.grad_hidden.scalar_type(), at::kBFloat16);
+    EXPECT_EQ(ours.grad_weight.scalar_type(), weight_dtype);
+    EXPECT_LT(relative_error(ours.loss.loss, theirs.loss.loss), 1e-6);
+    EXPECT_LT(norm_error(ours.grad_hidden, theirs.grad_hidden), kBf16Rounding);
+    EXPECT_LT(norm_error(ours.grad_weight, theirs.grad_weight), kBf16Rounding);
+  }
+}
+
+TEST(HeadLoss, GradientIsTheSlopeOfTheLoss) {
+  // Central differences along a random direction, in the fp64 formula's place: independent of autograd.
+  const Problem in = make_inputs({.tokens = 6, .targets = 5, .size = 16, .vocab = 90, .ids = 4});
+  const HeadLossOptions options{.divergence = 0.8, .cross_entropy = 0.2, .temperature = 1.5};
+  const Outcome ours = run(head_loss, in, options, at::kFloat, at::kFloat);
+  const at::Tensor direction = random(in.weight.sizes(), 8);
+  const auto loss_at = [&](double step) {
+    return reference::head_loss(in.hidden, in.weight + step * direction, in.targets, options, 1.0 / 7, in.token_weights)
+        .loss.item<double>();
+  };
+  const double slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5;
+  EXPECT_NEAR((ours.grad_weight.to(at::kDouble) * direction).sum().item<double>(), slope,
+              1e-5 * std::abs(slope) + 1e-6);
+}
+
+TEST(HeadLoss, GhostTailIsLeastWhereTheStudentHasTheTeachersProbabilities) {
+  // hidden = 1 and weight = log q make the student's distribution q exactly.
+  const at::Tensor q = at::softmax(random({1, 50}, 9), -1);
+  const auto [top, ids] = q.topk(5, -1);
+  const HeadLossTargets targets{.rows = at::zeros({1}, at::kLong),
+                                .labels = at::zeros({1}, at::kLong),
+                                .offsets = at::arange(2) * 5,
+                                .ids = ids.flatten(),
+                                .weights = top.flatten().to(at::kFloat),
+                                .uncovered = (1 - top.sum(-1)).to(at::kFloat)};
+  const at::Tensor hidden = at::ones({1, 1});
+  const at::Tensor weight = q.log().t().to(at::kFloat).requires_grad_();
+  const HeadLoss ghost = head_loss(hidden, weight, targets, {});
+  ghost.loss.backward();
+  EXPECT_NEAR(ghost.loss.item<double>(), 0, 1e-6);
+  EXPECT_LT(weight.grad().abs().max().item<double>(), 1e-6);
+  // Renormalised targets would pull the same student towards more certainty.
+  const at::Tensor other = weight.detach().clone().requires_grad_();
+  head_loss(hidden, other, targets, {.tail = TailRule::kRenormalise}).loss.backward();
+  EXPECT_LT(other.grad().flatten()[ids.flatten()[0].item<int64_t>()].item<double>(), -0.01);
+}
+
+TEST(HeadLoss, AddsUpOverAccumulatedBatchesAndTiedEmbeddings) {
+  const Problem in = make_inputs({});
+  const auto total_gradient = [&](at::ScalarType dtype, const auto& function) {
+    const at::Tensor weight = in.weight.to(dtype).clone().requires_grad_();
+    for (int step = 0; step < 2; ++step) {
+      // The hidden state comes from the same matrix, as with tied embeddings.
+      const at::Tensor hidden = at::embedding(weight, at::arange(40) + 40 * step) * 1.5;
+      function(hidden, weight, in.targets, HeadLossOptions{}, 0.5, in.token_weights).loss.backward();
+    }
+    return weight.grad();
+  };
+  EXPECT_LT(norm_error(total_gradient(at::kFloat, head_loss), total_gradient(at::kDouble, reference::head_loss)), 1e-6);
+}
+
+TEST(HeadLoss, ScalesWithTheGradientFromAbove) {
+  const Problem in = make_inputs({});
+  const at::Tensor weight = in.weight.to(at::kFloat).requires_grad_();
+  const at::Tensor hidden = in.hidden.to(at::kFloat);
+  head_loss(hidden, weight, in.targets, {}).loss.backward();
+  const at::Tensor once = weight.grad().clone();
+  weight.mutable_grad() = at::Tensor();
+  (head_loss(hidden, weight, in.targets, {}).loss * 3).backward();
+  EXPECT_LT(norm_error(weight.grad(), 3 * once), 1e-6);
+}
+
+TEST(HeadLoss, AcceptsABatchWithoutTargets) {
+  const Problem in = make_inputs({});
+  const at::Tensor none = at::empty({0}, at::kLong);
+  const at::Tensor none_fp32 = at::empty({0}, at::kFloat);
+  const at::Tensor weight = in.weight.to(at::kFloat).requires_grad_();
+  const HeadLoss loss = head_loss(in.hidden.to(at::kFloat), weight,
+                                  {none, none, at::zeros({1}, at::kLong), none, none_fp32, none_fp32}, {});
+  loss.loss.backward();
+  EXPECT_EQ(loss.loss.item<float>(), 0);
+  EXPECT_EQ(weight.grad().abs().max().item<float>(), 0);
+}
+
+TEST(HeadLoss, ShowsNanWeightsInTheLoss) {
+  Problem in = make_inputs({});
+  in.weight[3][2] = NAN;
+  EXPECT_FALSE(
+      std::isfinite(head_loss(in.hidden.to(at::kFloat), in.weight.to(at::kFloat), in.targets, {}).loss.item<double>()));
+}
+
+TEST(HeadLoss, RefusesTargetsOutsideTheVocabulary) {
+  Problem in = make_inputs({});
+  in.targets.ids[3] = 1000;
+  EXPECT_THAT([&] { head_loss(in.hidden.to(at::kFloat), in.weight.to(at::kFloat), in.targets, {}); },
+              testing::Throws<c10::Error>(testing::Property(&c10::Error::what_without_backtrace,
+                                                            testing::HasSubstr("1000 do not lie in [0, 1000)"))));
+}
+
+TEST(HeadLoss, RefusesARepeatedId) {
+  Problem in = make_inputs({});
+  in.targets.ids[3] = in.targets.ids[4];
+  EXPECT_THROW(head_loss(in.hidden.to(at::kFloat), in.weight.to(at::kFloat), in.targets, {}), c10::Error);
+}
+
+}  // namespace
+}  // namespace distill::kernels

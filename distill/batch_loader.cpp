@@ -1,0 +1,42 @@
+#include "distill/batch_loader.h"
+
+#include <ATen/ATen.h>
+
+#include <chrono>
+#include <utility>
+
+namespace distill {
+
+BatchLoader::BatchLoader(std::shared_ptr<const data::TraceReader> traces, const data::BatcherOptions& options,
+                         const data::BatcherState& from, int64_t tokens_per_step)
+    : batcher_(std::move(traces), options), tokens_per_step_(tokens_per_step) {
+  batcher_.restore(from);
+  read_ahead();
+}
+
+BatchLoader::~BatchLoader() {
+  if (pending_.valid()) pending_.wait();
+}
+
+void BatchLoader::read_ahead() {
+  pending_ = std::async(std::launch::async, [this] {
+    StepBatches step;
+    do {
+      step.batches.push_back(batcher_.next());
+      step.tokens += step.batches.back().tokens.numel();
+      step.targets += step.batches.back().target_rows.numel();
+    } while (step.tokens + step.batches.back().tokens.numel() / 2 < tokens_per_step_);
+    step.after = batcher_.state();
+    return step;
+  });
+}
+
+StepBatches BatchLoader::next() {
+  const auto start = std::chrono::steady_clock::now();
+  StepBatches step = pending_.get();
+  seconds_waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  read_ahead();
+  return step;
+}
+
+}  // namespace distill

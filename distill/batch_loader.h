@@ -1,0 +1,46 @@
+// The batches of one optimizer step after the other, read ahead in the background.
+#pragma once
+
+#include <cstdint>
+#include <future>
+#include <memory>
+#include <vector>
+
+#include "data/batcher.h"
+
+namespace distill {
+
+// What one step trains on.
+struct StepBatches {
+  std::vector<data::TrainingBatch> batches;
+  int64_t tokens = 0;
+  int64_t targets = 0;
+  data::BatcherState after;  // where the batcher stands behind them
+};
+
+// One thread may call next(); the reading thread ends with the object.
+class BatchLoader {
+ public:
+  // Continues at `from`. A step takes at least one batch, and further ones while that brings it nearer to
+  // `tokens_per_step` tokens.
+  BatchLoader(std::shared_ptr<const data::TraceReader> traces, const data::BatcherOptions& options,
+              const data::BatcherState& from, int64_t tokens_per_step);
+  ~BatchLoader();
+  BatchLoader(const BatchLoader&) = delete;
+  BatchLoader& operator=(const BatchLoader&) = delete;
+
+  StepBatches next();
+
+  // Time spent in next() because the batches were not ready.
+  double seconds_waited() const { return seconds_waited_; }
+
+ private:
+  void read_ahead();
+
+  data::Batcher batcher_;
+  int64_t tokens_per_step_;
+  std::future<StepBatches> pending_;
+  double seconds_waited_ = 0;
+};
+
+}  // namespace distill

@@ -1,0 +1,167 @@
+#include "distill/recipe.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/config.h"
+#include "core/error.h"
+
+namespace distill {
+namespace {
+
+// Reads numbers and says under which key they are out of range.
+class Section {
+ public:
+  Section(core::ConfigReader& parent, std::string_view name) : reader_(parent.section(name)) {}
+  void finish() const { reader_.finish(); }
+
+  void number(std::string_view key, double& value, double low, double high) {
+    value = reader_.get<double>(key, value);
+    if (!(value >= low && value <= high)) reader_.reject(key, fmt::format("{} is not in [{}, {}]", value, low, high));
+  }
+  void integer(std::string_view key, int64_t& value, int64_t low) {
+    value = reader_.get<int64_t>(key, value);
+    if (value < low) reader_.reject(key, fmt::format("{} is below {}", value, low));
+  }
+  template <typename Parse>
+  void word(std::string_view key, const Parse& parse) {
+    const auto text = reader_.find<std::string>(key);
+    if (!text) return;
+    try {
+      parse(*text);
+    } catch (const core::UsageError& error) {
+      reader_.reject(key, error.what());
+    }
+  }
+
+ private:
+  core::ConfigReader reader_;
+};
+
+std::string_view tail_name(kernels::TailRule tail) {
+  return tail == kernels::TailRule::kGhost ? "ghost" : "renormalise";
+}
+
+kernels::TailRule parse_tail(std::string_view name) {
+  for (const auto tail : {kernels::TailRule::kGhost, kernels::TailRule::kRenormalise}) {
+    if (name == tail_name(tail)) return tail;
+  }
+  core::fail_usage("'{}' is neither ghost nor renormalise", name);
+}
+
+}  // namespace
+
+at::ScalarType parse_precision(std::string_view name) {
+  if (name == "fp32") return at::kFloat;
+  if (name == "bf16") return at::kBFloat16;
+  core::fail_usage("'{}' is neither fp32 nor bf16", name);
+}
+
+std::string_view precision_name(at::ScalarType type) {
+  return type == at::kFloat ? "fp32" : "bf16";
+}
+
+Recipe Recipe::from_file(const std::filesystem::path& path) {
+  auto reader = core::ConfigReader::from_file(path);
+  return from_reader(reader);
+}
+
+Recipe Recipe::from_json(const nlohmann::json& json, const std::string& location) {
+  core::ConfigReader reader(json, location);
+  return from_reader(reader);
+}
+
+Recipe Recipe::from_reader(core::ConfigReader& reader) {
+  Recipe recipe;
+  recipe.schedule.steps = reader.get<int64_t>("steps", recipe.schedule.steps);
+  if (recipe.schedule.steps < 1) reader.reject("steps", "must be at least 1");
+  const auto seed = reader.get<int64_t>("seed", 0);
+  if (seed < 0) reader.reject("seed", "must not be negative");
+  recipe.seed = static_cast<uint64_t>(seed);
+  try {
+    recipe.compute = parse_precision(reader.get<std::string>("precision", std::string(precision_name(recipe.compute))));
+  } catch (const core::UsageError& error) {
+    reader.reject("precision", error.what());
+  }
+
+  Section objective(reader, "objective");
+  objective.number("hard_label_weight", recipe.objective.hard_label_weight, 0, 1);
+  objective.word("tail", [&](const std::string& name) { recipe.objective.tail = parse_tail(name); });
+  objective.finish();
+
+  Section optimizer(reader, "optimizer");
+  optimizer.number("learning_rate", recipe.schedule.peak, 0, 10);
+  optimizer.number("beta1", recipe.optimizer.beta1, 0, 0.999999);
+  optimizer.number("beta2", recipe.optimizer.beta2, 0, 0.999999);
+  optimizer.number("epsilon", recipe.optimizer.epsilon, 1e-20, 1);
+  optimizer.number("weight_decay", recipe.optimizer.weight_decay, 0, 10);
+  optimizer.number("clip_norm", recipe.clip_norm, 0, 1e9);
+  optimizer.finish();
+
+  Section schedule(reader, "schedule");
+  schedule.word("shape", [&](const std::string& name) { recipe.schedule.shape = parse_schedule(name); });
+  schedule.integer("warmup_steps", recipe.schedule.warmup_steps, 0);
+  schedule.number("floor", recipe.schedule.floor, 0, 1);
+  schedule.number("decay_share", recipe.schedule.decay_share, 0, 1);
+  schedule.finish();
+
+  Section batch(reader, "batch");
+  batch.integer("tokens", recipe.batch_tokens, 2);
+  batch.integer("micro_tokens", recipe.micro_batch_tokens, 2);
+  batch.finish();
+
+  Section validation(reader, "validation");
+  validation.number("share", recipe.validation_share, 0, 0.9);
+  validation.integer("every", recipe.validate_every, 0);
+  validation.finish();
+
+  Section checkpoint(reader, "checkpoint");
+  checkpoint.integer("every", recipe.checkpoint_every, 0);
+  checkpoint.integer("keep", recipe.keep_checkpoints, 1);
+  checkpoint.finish();
+  reader.finish();
+  return recipe;
+}
+
+nlohmann::json Recipe::to_json() const {
+  return {{"steps", schedule.steps},
+          {"seed", seed},
+          {"precision", precision_name(compute)},
+          {"objective", {{"hard_label_weight", objective.hard_label_weight}, {"tail", tail_name(objective.tail)}}},
+          {"optimizer",
+           {{"learning_rate", schedule.peak},
+            {"beta1", optimizer.beta1},
+            {"beta2", optimizer.beta2},
+            {"epsilon", optimizer.epsilon},
+            {"weight_decay", optimizer.weight_decay},
+            {"clip_norm", clip_norm}}},
+          {"schedule",
+           {{"shape", to_string(schedule.shape)},
+            {"warmup_steps", schedule.warmup_steps},
+            {"floor", schedule.floor},
+            {"decay_share", schedule.decay_share}}},
+          {"batch", {{"tokens", batch_tokens}, {"micro_tokens", micro_batch_tokens}}},
+          {"validation", {{"share", validation_share}, {"every", validate_every}}},
+          {"checkpoint", {{"every", checkpoint_every}, {"keep", keep_checkpoints}}}};
+}
+
+std::string Recipe::difference(const Recipe& other) const {
+  auto fixed = [](const Recipe& recipe) {
+    nlohmann::json json = recipe.to_json();
+    json.erase("steps");
+    json.erase("checkpoint");
+    json["validation"].erase("every");
+    return json.flatten();
+  };
+  const nlohmann::json mine = fixed(*this);
+  const nlohmann::json theirs = fixed(other);
+  for (const auto& [key, value] : mine.items()) {
+    if (value == theirs[key]) continue;
+    std::string name = key.substr(1);
+    std::ranges::replace(name, '/', ' ');
+    return fmt::format("{}: {} against {}", name, value.dump(), theirs[key].dump());
+  }
+  return {};
+}
+
+}  // namespace distill

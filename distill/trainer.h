@@ -1,0 +1,47 @@
+// Trains a student on stored traces: batches, objective, optimizer, validation, metrics and checkpoints in one loop.
+// Deterministic: the same traces, student, recipe and thread count give bitwise the same weights, whether the run was
+// killed and resumed or not.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "data/trace_reader.h"
+#include "distill/evaluation.h"
+#include "distill/model_package.h"
+#include "distill/recipe.h"
+#include "nn/causal_lm.h"
+
+namespace distill {
+
+struct TrainingJob {
+  nn::CausalLM& student;  // trainable, computing in the recipe's precision
+  ModelPackage package;   // goes into every checkpoint
+  std::shared_ptr<const data::TraceReader> traces;
+  std::filesystem::path run;  // metrics and checkpoints; a run found there is continued
+  Recipe recipe;
+};
+
+struct TrainingSummary {
+  int64_t steps = 0;         // done in all
+  int64_t resumed_from = 0;  // step of the checkpoint this began with, 0 if there was none
+  bool interrupted = false;  // by SIGINT or SIGTERM: the checkpoint is written, but steps are missing
+  uint64_t tokens = 0;       // trained on in all
+  double seconds = 0;        // this time
+  double tokens_per_second = 0;
+  double loader_wait_share = 0;          // of this time, spent waiting for batches
+  std::optional<Evaluation> validation;  // of the final weights, where anything is held out
+  std::filesystem::path checkpoint;
+
+  nlohmann::ordered_json to_json() const;
+};
+
+// Asks core::interrupt_requested() after every step. Throws Error if the run in `job.run` is of another student, recipe
+// or traces; if the loss or a gradient is not finite, in which case the weights are as before that step and the last
+// checkpoint stays; and on a full disk, the last checkpoint intact.
+TrainingSummary train(const TrainingJob& job);
+
+}  // namespace distill

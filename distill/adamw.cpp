@@ -1,6 +1,7 @@
 #include "distill/adamw.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <cmath>
 
@@ -37,7 +38,7 @@ double AdamW::gradient_norm() const {
 }
 
 void AdamW::step(double learning_rate, double gradient_divisor) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   Group decayed;
   Group plain;
   for (size_t i = 0; i < parameters_.size(); ++i) {

@@ -40,9 +40,9 @@ class AdamW {
  private:
   data::NamedTensors parameters_;
   AdamWOptions options_;
-  std::vector<at::Tensor> averages_;          // of the gradients
-  std::vector<at::Tensor> square_averages_;   // of their squares
-  std::vector<at::Tensor> steps_;             // fp32 scalars, as the fused kernel wants them
+  std::vector<at::Tensor> averages_;         // of the gradients
+  std::vector<at::Tensor> square_averages_;  // of their squares
+  std::vector<at::Tensor> steps_;            // fp32 scalars, as the fused kernel wants them
 };
 
 }  // namespace distill

@@ -1,6 +1,7 @@
 #include "distill/checkpoint.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <fcntl.h>
 #include <sys/file.h>
 
@@ -55,15 +56,15 @@ void check_same_config(const fs::path& checkpoint, const nlohmann::json& expecte
   for (const auto& [key, value] : expected.items()) {
     const auto it = found.find(key);
     core::check(it != found.end() && *it == value,
-                "{} is of another model: {} is {} there and {} in the student; choose another --out", path.string(), key,
-                it != found.end() ? it->dump() : "missing", value.dump());
+                "{} is of another model: {} is {} there and {} in the student; choose another --out", path.string(),
+                key, it != found.end() ? it->dump() : "missing", value.dump());
   }
 }
 
 void load_weights(const data::WeightSource& source, const data::NamedTensors& weights) {
   core::check(source.tensors().size() == weights.size(), "{}: {} tensors, the student has {}", source.location(),
               source.tensors().size(), weights.size());
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   for (const auto& [name, tensor] : weights) {
     core::check(source.find(name) != nullptr, "{}: tensor '{}' is missing", source.location(), name);
     const at::Tensor stored = source.load(name);

@@ -1,6 +1,7 @@
 #include "distill/evaluation.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <cmath>
 
@@ -11,19 +12,15 @@ double Evaluation::perplexity() const {
 }
 
 nlohmann::ordered_json Evaluation::to_json() const {
-  return {{"documents", documents},
-          {"tokens", tokens},
-          {"targets", sums.targets},
-          {"loss", loss()},
-          {"divergence", divergence()},
-          {"cross_entropy", cross_entropy()},
-          {"perplexity", perplexity()},
-          {"agreement", agreement()}};
+  return {{"documents", documents},     {"tokens", tokens},
+          {"targets", sums.targets},    {"loss", loss()},
+          {"divergence", divergence()}, {"cross_entropy", cross_entropy()},
+          {"perplexity", perplexity()}, {"agreement", agreement()}};
 }
 
 Evaluation evaluate_targets(nn::CausalLM& model, data::Batcher& batcher, const Objective& objective,
                             core::Progress* progress) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   Evaluation evaluation;
   batcher.restore({});
   while (const auto batch = batcher.next_in_epoch()) {

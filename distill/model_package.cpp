@@ -12,9 +12,14 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr std::array kTextFiles{"tokenizer.json",      "tokenizer_config.json",  "special_tokens_map.json",
-                                "chat_template.jinja", "generation_config.json", "added_tokens.json",
-                                "vocab.json",          "merges.txt"};
+constexpr std::array kTextFiles{"tokenizer.json",
+                                "tokenizer_config.json",
+                                "special_tokens_map.json",
+                                "chat_template.jinja",
+                                "generation_config.json",
+                                "added_tokens.json",
+                                "vocab.json",
+                                "merges.txt"};
 
 // What transformers' tokenizer class needs to know beyond tokenizer.json.
 ordered_json tokenizer_config(const data::ModelFiles& source, const data::Tokenizer& tokenizer) {

@@ -38,17 +38,16 @@ Objective::Objective(const ObjectiveOptions& options, const data::TargetSpec& sp
             .tail = options.tail} {}
 
 BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& batch, double scale) const {
-  const at::Tensor hidden = model.forward(
-      {.tokens = batch.tokens, .positions = batch.positions, .sequence_offsets = batch.sequence_offsets});
-  const kernels::HeadLoss result =
-      kernels::head_loss(hidden, model.head_weight(),
-                         {.rows = batch.target_rows,
-                          .labels = batch.labels.index_select(0, batch.target_rows),
-                          .offsets = batch.target_offsets,
-                          .ids = batch.target_ids.contiguous(),
-                          .weights = batch.target_weights.contiguous(),
-                          .uncovered = batch.target_uncovered},
-                         head_, scale);
+  const at::Tensor hidden =
+      model.forward({.tokens = batch.tokens, .positions = batch.positions, .sequence_offsets = batch.sequence_offsets});
+  const kernels::HeadLoss result = kernels::head_loss(hidden, model.head_weight(),
+                                                      {.rows = batch.target_rows,
+                                                       .labels = batch.labels.index_select(0, batch.target_rows),
+                                                       .offsets = batch.target_offsets,
+                                                       .ids = batch.target_ids.contiguous(),
+                                                       .weights = batch.target_weights.contiguous(),
+                                                       .uncovered = batch.target_uncovered},
+                                                      head_, scale);
   BatchLoss loss{.loss = result.loss, .sums = {}};
   loss.sums.divergence = result.divergence.sum(at::kDouble).item<double>();
   loss.sums.cross_entropy = result.cross_entropy.sum(at::kDouble).item<double>();

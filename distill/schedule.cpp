@@ -1,6 +1,6 @@
 #include "distill/schedule.h"
 
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>

@@ -124,7 +124,8 @@ class Run {
     const auto start = Clock::now();
     LossSums sums;
     for (const auto& batch : work.batches) {
-      const BatchLoss loss = objective_(job_.student, batch, 1.0 / static_cast<double>(std::max<int64_t>(1, work.targets)));
+      const BatchLoss loss =
+          objective_(job_.student, batch, 1.0 / static_cast<double>(std::max<int64_t>(1, work.targets)));
       sums += loss.sums;
       if (!std::isfinite(loss.sums.loss)) stop_at(state_.step + 1, "loss", loss.sums.loss);
       loss.loss.backward();

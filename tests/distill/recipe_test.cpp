@@ -1,0 +1,81 @@
+#include "distill/recipe.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/atomic_file.h"
+#include "core/error.h"
+#include "tests/temporary_folder.h"
+
+namespace distill {
+namespace {
+
+using testing::HasSubstr;
+
+Recipe read(const std::string& yaml) {
+  const TemporaryFolder folder;
+  core::write_file_atomically(folder.path() / "recipe.yaml", yaml);
+  return Recipe::from_file(folder.path() / "recipe.yaml");
+}
+
+std::string usage_error(const std::string& yaml) {
+  try {
+    read(yaml);
+  } catch (const core::UsageError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Recipe, ReadsBackWhatItWrites) {
+  Recipe recipe;
+  recipe.objective = {.hard_label_weight = 0.25, .tail = kernels::TailRule::kRenormalise};
+  recipe.schedule = {.shape = ScheduleShape::kWsd, .peak = 3e-4, .floor = 0.0, .warmup_steps = 7, .steps = 99};
+  recipe.compute = at::kFloat;
+  recipe.seed = 5;
+  const Recipe same = Recipe::from_json(recipe.to_json(), "recipe");
+  EXPECT_EQ(same.to_json(), recipe.to_json());
+  EXPECT_EQ(same.difference(recipe), "");
+}
+
+TEST(Recipe, TakesDefaultsForWhatIsMissing) {
+  const Recipe recipe = read("optimizer: {learning_rate: 2e-3}\n");
+  EXPECT_DOUBLE_EQ(recipe.schedule.peak, 2e-3);
+  EXPECT_EQ(recipe.batch_tokens, Recipe().batch_tokens);
+}
+
+TEST(Recipe, EveryExampleIsValid) {
+  for (const auto& entry : std::filesystem::directory_iterator(DISTILL_RECIPES)) {
+    if (entry.path().extension() != ".yaml") continue;
+    EXPECT_NO_THROW(Recipe::from_file(entry.path())) << entry.path();
+  }
+}
+
+TEST(Recipe, SuggestsTheNearestKey) {
+  EXPECT_THAT(usage_error("optimizer:\n  learning_rat: 1e-3\n"),
+              HasSubstr("optimizer.learning_rat: unknown key, did you mean \"learning_rate\"?"));
+  EXPECT_THAT(usage_error("optimiser:\n  learning_rate: 1e-3\n"), HasSubstr("did you mean \"optimizer\"?"));
+}
+
+TEST(Recipe, SaysWhatMakesNoSense) {
+  EXPECT_THAT(usage_error("steps: 0\n"), HasSubstr("steps: must be at least 1"));
+  EXPECT_THAT(usage_error("objective: {hard_label_weight: 1.5}\n"),
+              HasSubstr("objective.hard_label_weight: 1.5 is not in [0, 1]"));
+  EXPECT_THAT(usage_error("objective: {tail: drop}\n"), HasSubstr("objective.tail: 'drop' is neither ghost nor"));
+  EXPECT_THAT(usage_error("schedule: {shape: cosin}\n"), HasSubstr("schedule.shape: schedule 'cosin' is none of"));
+  EXPECT_THAT(usage_error("precision: fp8\n"), HasSubstr("precision: 'fp8' is neither fp32 nor bf16"));
+  EXPECT_THAT(usage_error("optimizer: {learning_rate: .inf}\n"), HasSubstr("learning_rate: inf is not in"));
+}
+
+TEST(Recipe, ToleratesAnotherLengthButNoOtherLearningRateInARunContinued) {
+  Recipe recipe;
+  Recipe other = recipe;
+  other.schedule.steps = 5;
+  other.checkpoint_every = 1;
+  EXPECT_EQ(recipe.difference(other), "");
+  other.schedule.peak = 0.5;
+  EXPECT_EQ(recipe.difference(other), "optimizer learning_rate: 0.001 against 0.5");
+}
+
+}  // namespace
+}  // namespace distill

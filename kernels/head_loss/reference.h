@@ -39,4 +39,20 @@ inline HeadLoss head_loss(const at::Tensor& hidden, const at::Tensor& weight, co
   return {.loss = scale * weighted.sum(), .divergence = kl, .cross_entropy = ce, .top_ids = logits.argmax(-1)};
 }
 
+// The loss as an eager PyTorch trainer computes it, for benchmarks: logits in hidden's dtype, one softmax in fp32, a
+// gather of the stored ids, the tail as 1 - their sum. T = 1.
+inline at::Tensor head_loss_eager(const at::Tensor& hidden, const at::Tensor& weight, const HeadLossTargets& targets,
+                                  const HeadLossOptions& options, double scale) {
+  const at::Tensor logits = hidden.matmul(weight.to(hidden.scalar_type()).t());
+  const at::Tensor log_p = at::log_softmax(logits, -1, at::kFloat);
+  const int64_t count = targets.rows.size(0);
+  const at::Tensor q = targets.weights.view({count, -1});
+  const at::Tensor head = log_p.gather(-1, targets.ids.view({count, -1}));
+  const at::Tensor outside = at::log1p(-head.exp().sum(-1).clamp_max(1 - 1e-6));
+  const at::Tensor kl = (at::xlogy(q, q) - q * head).sum(-1) + at::xlogy(targets.uncovered, targets.uncovered) -
+                        targets.uncovered * outside;
+  const at::Tensor ce = -log_p.gather(-1, targets.labels.unsqueeze(-1)).squeeze(-1);
+  return scale * (options.divergence * kl + options.cross_entropy * ce).sum();
+}
+
 }  // namespace distill::kernels::reference

@@ -1,0 +1,123 @@
+// The fused head and loss against the same formula with all logits at once, as eager PyTorch computes it: time of
+// forward and backward, and memory beyond the results. Both in this program, taking turns.
+//   head_loss_bench [--quick]
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+
+#include "kernels/head_loss/head_loss.h"
+#include "kernels/head_loss/reference.h"
+#include "kernels/threads.h"
+
+namespace {
+
+using distill::kernels::HeadLossTargets;
+
+// Bytes resident now, and the most since the last reset (Linux: proc(5), clear_refs).
+int64_t status_bytes(const std::string& key) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key)) return std::stoll(line.substr(key.size() + 1)) * 1024;
+  }
+  return 0;
+}
+
+struct Measurement {
+  double seconds = 1e9;
+  int64_t extra_bytes = 0;
+};
+
+template <typename Body>
+void measure(Measurement& best, int64_t result_bytes, Body&& body) {
+  std::ofstream("/proc/self/clear_refs") << "5";
+  const int64_t before = status_bytes("VmRSS:");
+  const auto start = std::chrono::steady_clock::now();
+  body();
+  best.seconds =
+      std::min(best.seconds, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  best.extra_bytes = std::max(best.extra_bytes, status_bytes("VmHWM:") - before - result_bytes);
+}
+
+struct Shape {
+  int64_t vocab, size, tokens;
+};
+
+void compare(const Shape& shape, at::ScalarType dtype, int repetitions) {
+  constexpr int64_t kIds = 64;
+  at::manual_seed(0);
+  const at::Tensor hidden = at::randn({shape.tokens, shape.size}).to(dtype).requires_grad_();
+  const at::Tensor weight = (at::randn({shape.vocab, shape.size}) * 0.05).requires_grad_();
+  const at::Tensor q = at::softmax(at::randn({shape.tokens, kIds}), -1) * 0.9;
+  HeadLossTargets targets{.rows = at::arange(shape.tokens),
+                          .labels = at::randint(shape.vocab, {shape.tokens}, at::kLong),
+                          .offsets = at::arange(shape.tokens + 1) * kIds,
+                          .ids = at::empty({0}, at::kLong),
+                          .weights = q.flatten(),
+                          .uncovered = at::full({shape.tokens}, 0.1f)};
+  const int64_t stride = shape.vocab / kIds;
+  targets.ids = (at::arange(kIds) * stride + at::randint(stride, {shape.tokens, kIds}, at::kLong)).flatten();
+  const distill::kernels::HeadLossOptions options{.divergence = 0.9, .cross_entropy = 0.1};
+  const int64_t result_bytes = static_cast<int64_t>(hidden.nbytes() + weight.nbytes());
+
+  Measurement fused;
+  Measurement eager;
+  double difference = 0;
+  for (int i = 0; i < repetitions + 1; ++i) {  // the first round warms up
+    if (i == 1) fused.seconds = eager.seconds = 1e9;
+    at::Tensor losses[2];
+    const auto clear = [&] {
+      hidden.mutable_grad() = at::Tensor();
+      weight.mutable_grad() = at::Tensor();
+    };
+    measure(fused, result_bytes, [&] {
+      losses[0] = distill::kernels::head_loss(hidden, weight, targets, options, 1.0 / shape.tokens).loss;
+      losses[0].backward();
+    });
+    clear();
+    measure(eager, result_bytes, [&] {
+      losses[1] = distill::kernels::reference::head_loss_eager(hidden, weight, targets, options, 1.0 / shape.tokens);
+      losses[1].backward();
+    });
+    clear();
+    difference = (losses[0] - losses[1]).abs().item<double>() / losses[1].item<double>();
+    losses[0] = losses[1] = at::Tensor();
+  }
+  const double full_bytes = 4.0 * shape.vocab * shape.tokens;
+  const char* name = dtype == at::kBFloat16 ? "bf16" : "fp32";
+  fmt::print("{:>7} {:>5} {:>6} {}  {:8.3f} s {:8.3f} s {:6.2f} x   {:8.1f} MB {:8.1f} MB  {:5.1f} %   {:.1e}\n",
+             shape.vocab, shape.size, shape.tokens, name, fused.seconds, eager.seconds, eager.seconds / fused.seconds,
+             fused.extra_bytes / 1e6, eager.extra_bytes / 1e6, 100 * fused.extra_bytes / full_bytes, difference);
+  fmt::print("{}\n", nlohmann::json({{"bench", "head_loss"},
+                                     {"vocab", shape.vocab},
+                                     {"hidden", shape.size},
+                                     {"tokens", shape.tokens},
+                                     {"dtype", name},
+                                     {"threads", at::get_num_threads()},
+                                     {"fused_seconds", fused.seconds},
+                                     {"eager_seconds", eager.seconds},
+                                     {"fused_extra_bytes", fused.extra_bytes},
+                                     {"eager_extra_bytes", eager.extra_bytes},
+                                     {"share_of_full_logits", fused.extra_bytes / full_bytes}})
+                         .dump());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  distill::kernels::set_num_threads(0);
+  const bool quick = argc > 1 && std::string(argv[1]) == "--quick";
+  fmt::print(
+      "  vocab  size tokens dtype  fused      eager      faster     fused extra  eager extra  of logits  loss "
+      "differs\n");
+  compare({49152, 384, 4096}, at::kBFloat16, 3);
+  compare({49152, 384, 2048}, at::kFloat, 2);
+  if (quick) return 0;
+  compare({151936, 1024, 2048}, at::kBFloat16, 2);
+}

@@ -1,5 +1,5 @@
-// Byte-level BPE tokenizers, from a Hugging Face tokenizer.json or from GGUF metadata. Ids equal those of Hugging Face's
-// `tokenizers` library.
+// Byte-level BPE tokenizers, from a Hugging Face tokenizer.json or from GGUF metadata. Ids equal those of Hugging
+// Face's `tokenizers` library.
 #pragma once
 
 #include <cstdint>

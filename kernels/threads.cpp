@@ -6,6 +6,8 @@
 
 namespace distill::kernels {
 
-void set_num_threads(int threads) { at::set_num_threads(threads > 0 ? threads : core::available_cpus()); }
+void set_num_threads(int threads) {
+  at::set_num_threads(threads > 0 ? threads : core::available_cpus());
+}
 
 }  // namespace distill::kernels

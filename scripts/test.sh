@@ -1,15 +1,30 @@
 #!/usr/bin/env bash
-# Builds distill and runs its tests. --quick runs only the unit tests, without the Python peers of the parity suites.
+# Builds distill and runs its tests. Each test has a label that says what kind it is: unit, simt (CUDA kernels executed
+# on the CPU), parity (against other programs), fault, fuzz, package (the installed package), style.
+#   --quick      only the unit tests, without the Python peers of the parity suites
+#   --sanitizers the unit tests once more, built with AddressSanitizer and UndefinedBehaviorSanitizer
+# Further arguments go to ctest: scripts/test.sh --quick -R TraceWriter
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if [ "${1:-}" = --quick ]; then
-  scripts/setup.sh
-  selection=(-L unit)
-else
-  scripts/setup.sh --parity
-  selection=()
-fi
-cmake --preset release >/dev/null
-cmake --build --preset release
-ctest --test-dir build/release --output-on-failure --parallel 2 "${selection[@]}"
+preset=release
+selection=()
+setup=(--parity --model --checks)
+case ${1:-} in
+  --quick)
+    setup=()
+    selection=(--label-regex unit)
+    shift
+    ;;
+  --sanitizers)
+    preset=asan
+    setup=()
+    selection=(--label-regex sanitizer)
+    shift
+    ;;
+esac
+
+scripts/setup.sh "${setup[@]}"
+cmake --preset "$preset" >/dev/null
+cmake --build --preset "$preset"
+exec ctest --test-dir "build/$preset" --output-on-failure --parallel 2 "${selection[@]}" "$@"

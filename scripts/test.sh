@@ -19,7 +19,6 @@ case ${1:-} in
   --sanitizers)
     preset=asan
     setup=()
-    selection=(--label-regex sanitizer)
     shift
     ;;
 esac
@@ -27,4 +26,4 @@ esac
 scripts/setup.sh "${setup[@]}"
 cmake --preset "$preset" >/dev/null
 cmake --build --preset "$preset"
-exec ctest --test-dir "build/$preset" --output-on-failure --parallel 2 "${selection[@]}" "$@"
+exec ctest --preset "$preset" "${selection[@]}" "$@"

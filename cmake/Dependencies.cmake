@@ -23,7 +23,8 @@ import_torch_library(torch::c10 libc10.so)
 import_torch_library(torch::cpu libtorch_cpu.so)
 # After the system's folders: the wheel brings a copy of fmt that must not shadow the one we and spdlog link with.
 target_compile_options(torch::cpu INTERFACE
-  "SHELL:-idirafter ${_torch}/include" "SHELL:-idirafter ${_torch}/include/torch/csrc/api/include")
+  "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter ${_torch}/include>"
+  "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter ${_torch}/include/torch/csrc/api/include>")
 target_link_libraries(torch::cpu INTERFACE torch::c10)
 target_link_options(torch::cpu INTERFACE LINKER:-rpath-link,${_cuda_wheel}/lib)
 if(DISTILL_CUDA)

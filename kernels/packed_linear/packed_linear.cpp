@@ -27,13 +27,17 @@ PackedWeight pack_weight(const at::Tensor& weight, at::ScalarType dtype) {
               dtype);
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
+  const int64_t pairs = (in + 2 * kPairAlignment - 1) / (2 * kPairAlignment) * kPairAlignment;
+  if (weight.is_cuda()) {
+    const int64_t missing_inputs = dtype == at::kFloat ? 0 : 2 * pairs - in;
+    return {.panels = at::constant_pad_nd(weight.to(dtype), {0, missing_inputs}).contiguous(), .in = in, .out = out};
+  }
   const int64_t panels = (out + kPanelWidth - 1) / kPanelWidth;
   const int64_t missing = panels * kPanelWidth - out;
   if (dtype == at::kFloat) {
     const at::Tensor padded = at::constant_pad_nd(weight.to(dtype), {0, 0, 0, missing});
     return {.panels = padded.view({panels, kPanelWidth, in}).transpose(1, 2).contiguous(), .in = in, .out = out};
   }
-  const int64_t pairs = (in + 2 * kPairAlignment - 1) / (2 * kPairAlignment) * kPairAlignment;
   const at::Tensor padded = at::constant_pad_nd(weight.to(dtype), {0, 2 * pairs - in, 0, missing});
   return {.panels = padded.view({panels, kPanelWidth, pairs, 2}).transpose(1, 2).contiguous(), .in = in, .out = out};
 }

@@ -15,10 +15,12 @@ namespace distill::kernels {
 // beside it; its values count as if they had been rounded to bf16.
 //
 // A weight in fp32 has, for each input k, the 64 numbers w[64p + j][k] side by side.
+//
+// On CUDA, where cuBLAS streams a plain matrix as well, `panels` is that matrix with the same zero inputs at its end.
 struct PackedWeight {
   at::Tensor panels;  // [ceil(out / 64), pairs, 64, 2] bf16, pairs = ceil(in / 2) rounded up to kPairAlignment; or
                       // [ceil(out / 64), pairs / 16, 16, 64 (, 2)] uint8 with two 4-bit codes each (int8); or
-                      // [ceil(out / 64), in, 64] fp32
+                      // [ceil(out / 64), in, 64] fp32; or, on CUDA, [out, 2 * pairs] bf16 or [out, in] fp32
   at::Tensor
       scales{};  // undefined; or [ceil(out / 64), pairs / 16, 1 or 2, 64] fp16: scales, then mins if there are any
   int64_t in = 0;
@@ -36,7 +38,8 @@ at::ScalarType value_type(const PackedWeight& weight);
 
 // x [tokens, in] of the weight's value type, contiguous; returns x w^T + bias + residual as `out_dtype` [tokens, out]:
 // fp32 or the value type. `bias` [out] fp32 and `residual` [tokens, out] of the value type may be undefined. Sums are
-// fp32 in an order that does not depend on the number of tokens: a row's result never depends on the other rows.
+// fp32 in an order that does not depend on the number of tokens: a row's result never depends on the other rows. (On
+// CUDA cuBLAS chooses the order by shape.)
 at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias = {},
                          const at::Tensor& residual = {}, at::ScalarType out_dtype = at::kBFloat16);
 

@@ -4,30 +4,13 @@
 
 #include <cmath>
 
+#include "kernels/rms_norm/row_layout.h"
 #include "kernels/storage_type.h"
 
 namespace distill::kernels {
 namespace {
 
 constexpr int64_t kGrain = 16384;  // elements worth a thread
-
-// How the rows of x lie: dimension 0 may be strided (a slice of a fused projection), the rest is contiguous, and each
-// outer row holds `inner` normalised rows.
-struct RowLayout {
-  int64_t outer, inner, outer_stride, size;
-
-  explicit RowLayout(const at::Tensor& x)
-      : outer(x.dim() > 1 ? x.size(0) : 1),
-        inner(x.dim() > 1 ? x[0].numel() / x.size(-1) : 1),
-        outer_stride(x.dim() > 1 ? x.stride(0) : x.numel()),
-        size(x.size(-1)) {}
-  int64_t rows() const { return outer * inner; }
-  int64_t offset(int64_t row) const { return row / inner * outer_stride + row % inner * size; }
-};
-
-at::Tensor with_contiguous_rows(const at::Tensor& x) {
-  return x.dim() > 1 && x.numel() > 0 && !x[0].is_contiguous() ? x.contiguous() : x;
-}
 
 template <typename T>
 [[gnu::always_inline]] inline float inverse_rms(const T* x, int64_t size, float eps) {
@@ -81,7 +64,7 @@ at::Tensor rms_norm_cpu(const at::Tensor& x_in, const at::Tensor& weight, double
   const at::Tensor x = with_contiguous_rows(x_in);
   const at::Tensor weight_fp32 = weight.to(at::kFloat).contiguous();
   const at::Tensor y = at::empty(x.sizes(), x.options());
-  const RowLayout layout(x);
+  const RowLayout layout = RowLayout::of(x);
   with_storage_type(x, "rms_norm", [&]<typename T>(T) {
     const auto* from = static_cast<const T*>(x.const_data_ptr());
     auto* to = static_cast<T*>(y.mutable_data_ptr());
@@ -100,7 +83,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward_cpu(const at::Tensor& grad,
   const at::Tensor x = with_contiguous_rows(x_in);
   const at::Tensor weight_fp32 = weight.to(at::kFloat).contiguous();
   const at::Tensor grad_x = at::empty(x.sizes(), x.options());
-  const RowLayout layout(x);
+  const RowLayout layout = RowLayout::of(x);
   // A fixed number of row ranges, each with its own partial sum, keeps dw independent of the thread count.
   constexpr int64_t kParts = 16;
   const at::Tensor partial = at::zeros({kParts, layout.size}, at::kFloat);

@@ -31,9 +31,10 @@ if(DISTILL_CUDA)
   find_package(CUDAToolkit REQUIRED)
   import_torch_library(torch::c10_cuda libc10_cuda.so)
   import_torch_library(torch::cuda libtorch_cuda.so)
-  # cuDNN, NVSHMEM and cuSPARSELt come with the full torch installation of a GPU machine, not with the build.
   target_link_libraries(torch::cuda INTERFACE torch::cpu torch::c10_cuda CUDA::cudart)
-  target_link_options(torch::cuda INTERFACE LINKER:--allow-shlib-undefined)
+  # Nothing is called in libtorch_cuda.so by name: loading it registers LibTorch's CUDA operators. cuDNN, NVSHMEM and
+  # cuSPARSELt, which it needs, come with the full torch installation of a GPU machine, not with the build.
+  target_link_options(torch::cuda INTERFACE LINKER:--no-as-needed LINKER:--allow-shlib-undefined)
 endif()
 
 find_package(Threads REQUIRED)

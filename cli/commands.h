@@ -11,6 +11,7 @@ void add_chat_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_logits_command(CLI::App& app);
 void add_shards_command(CLI::App& app);
+void add_completion_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 
 }  // namespace distill::cli

@@ -38,6 +38,7 @@ int run(int argc, char** argv) {
   distill::cli::add_generate_command(app);
   distill::cli::add_logits_command(app);
   distill::cli::add_shards_command(app);
+  distill::cli::add_completion_command(app);
   distill::cli::add_tokenize_command(app);
 
   try {

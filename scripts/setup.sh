@@ -41,8 +41,10 @@ packages=(
 check_packages=(
   clang-format
   clang-tidy
+  fish # the completion scripts are run in their shells
   libomp-dev # omp.h as clang-tidy reads it
   shellcheck
+  zsh
 )
 
 fuzz_packages=(

@@ -7,6 +7,11 @@ install(TARGETS ${_libraries} distill EXPORT DistillTargets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
   FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/distill)
+# Prompts and recipes lie at the same place beside the program in the build folder (core/shared_files.h).
+install(DIRECTORY recipes DESTINATION share/distill)
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/share/distill)
+file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR}/recipes ${CMAKE_BINARY_DIR}/share/distill/recipes SYMBOLIC)
+
 set(_package ${CMAKE_INSTALL_LIBDIR}/cmake/Distill)
 install(EXPORT DistillTargets NAMESPACE distill:: DESTINATION ${_package})
 configure_package_config_file(cmake/DistillConfig.cmake.in DistillConfig.cmake INSTALL_DESTINATION ${_package})

@@ -33,12 +33,12 @@ int run(int argc, char** argv) {
     distill::kernels::set_num_threads(threads);
   });
 
-  distill::cli::add_inspect_command(app);
   distill::cli::add_chat_command(app);
+  distill::cli::add_completion_command(app);
   distill::cli::add_generate_command(app);
+  distill::cli::add_inspect_command(app);
   distill::cli::add_logits_command(app);
   distill::cli::add_shards_command(app);
-  distill::cli::add_completion_command(app);
   distill::cli::add_tokenize_command(app);
 
   try {

@@ -15,8 +15,8 @@ bool interrupt_requested();
 int interrupt_signal();
 
 // What a command throws whose work ended early because a signal asked it to, with a message that says what is kept and
-// how to go on. The command line exits with 128 + the signal's number, as a shell reports a program that a signal ended:
-// whoever started it sees that the work is not complete.
+// how to go on. The command line exits with 128 + the signal's number, as a shell reports a program that a signal
+// ended: whoever started it sees that the work is not complete.
 class Interrupted : public Error {
  public:
   using Error::Error;

@@ -54,7 +54,7 @@ struct GgufTokenizer {
       builder.boolean("tokenizer.ggml.add_bos_token", true);
       builder.u32("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(bos));
     }
-    core::write_file_atomically(path, builder.file());
+    core::write_file_atomically(path, builder.build());
   }
 };
 

@@ -63,7 +63,8 @@ TEST_F(TokenizerJson, SurvivesAnyDamagedByte) {
     std::string damaged = sound_;
     damaged[at] = static_cast<char>(damaged[at] ^ 0x15);
     const std::string error = error_of(damaged);
-    if (!error.empty()) EXPECT_THAT(error, HasSubstr("tokenizer.json"));
+    if (error.empty()) continue;
+    EXPECT_THAT(error, HasSubstr("tokenizer.json"));
   }
 }
 

@@ -1,4 +1,5 @@
-// Writes random traces for the parity scripts: write_sample_traces DIRECTORY TARGETS VOCAB DOCUMENTS DOCUMENTS_PER_SHARD.
+// Writes random traces for the parity scripts: write_sample_traces DIRECTORY TARGETS VOCAB DOCUMENTS
+// DOCUMENTS_PER_SHARD.
 #include <cstdio>
 #include <exception>
 #include <string>

@@ -1,5 +1,6 @@
 // One source, compiled for several x86-64 levels, chosen when the library is loaded. For loops the compiler vectorises
-// by itself; helpers they call must be inline.
+// by itself; helpers they call must be inline. Levels, not processors: GCC takes a clone for "arch=haswell" on a Haswell
+// only, one for "arch=x86-64-v3" on everything that can run it.
 #pragma once
 
 #include <bit>
@@ -7,7 +8,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
     !defined(__SANITIZE_THREAD__)
-#define DISTILL_MULTIVERSION __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define DISTILL_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define DISTILL_MULTIVERSION
 #endif

@@ -1,0 +1,71 @@
+// Inner products of activation rows with weight rows that lie in memory as a checkpoint stores them: the inner loops of
+// stored_linear, grouped_gemm and mla_attention. FP8 is decoded in registers. Internal to kernels/.
+//
+// An inner product is summed in fp32 in an order that depends on its length and the instruction set alone, never on how
+// many rows or tokens are computed together: results do not change with the batch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/fp8/e4m3.h"
+#include "kernels/fp8/stored_weight.h"
+#include "kernels/multiversion.h"
+
+namespace distill::kernels {
+
+enum class WeightType { kFp32, kBf16, kE4m3 };
+
+// Which inner loops run. kAvx512Bf16 needs AVX-512 with BW, VL, VBMI and BF16.
+enum class RowIsa { kPortable, kAvx512Bf16 };
+
+// The fastest one that this machine has and that applies: fp32 activations and fp32 weights are multiplied in fp32, by
+// the portable loops.
+RowIsa best_row_isa(at::ScalarType activations, WeightType weights);
+
+// Rows of a weight in memory.
+struct WeightRows {
+  const void* values = nullptr;   // [rows, in], contiguous
+  const float* scales = nullptr;  // FP8: [ceil(rows / 128), ceil(in / 128)]
+  int64_t in = 0;
+  WeightType type = WeightType::kFp32;
+
+  static WeightRows of(const StoredWeight& weight);
+};
+
+// Activations [rows, size] laid out for one instruction set and weight type: fp32, or bf16 padded with zeros to whole
+// steps and ordered as the FP8 decoder emits its values.
+class ActivationRows {
+ public:
+  ActivationRows(int64_t rows, int64_t size, RowIsa isa, WeightType weights);
+
+  void set(int64_t row, const float* values);
+  void set(int64_t row, const Bf16* values);
+  // values [count], at [first, first + count) of the row.
+  void set_part(int64_t row, int64_t first, const float* values, int64_t count);
+
+  const std::byte* row(int64_t index) const { return lines_.front().bytes + index * row_bytes_; }
+  RowIsa isa() const { return isa_; }
+
+ private:
+  int64_t index_of(int64_t i) const;
+  std::byte* mutable_row(int64_t index) { return lines_.front().bytes + index * row_bytes_; }
+
+  int64_t size_;
+  RowIsa isa_;
+  bool shuffled_;
+  int64_t row_bytes_;
+  // Whole cache lines, so that no load crosses one.
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+  std::vector<Line> lines_;
+};
+
+// sums[t * stride + r] = weight row (first_row + r) times activation row x[t], for r in [0, rows) and t in [0, tokens).
+// `x` holds rows of an ActivationRows made for `isa` and weights.type.
+void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const std::byte* const* x,
+                   int64_t tokens, RowIsa isa, float* sums, int64_t stride);
+
+}  // namespace distill::kernels

@@ -1,0 +1,143 @@
+#include "kernels/stored_linear/stored_linear.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/fp8/e4m3.h"
+#include "kernels/stored_linear/reference.h"
+#include "kernels/stored_linear/row_products.h"
+#include "tests/kernels/compare.h"
+
+namespace distill::kernels {
+namespace {
+
+StoredWeight stored(const at::Tensor& weight, at::ScalarType type) {
+  if (type == at::kFloat8_e4m3fn) return quantise_fp8(weight);
+  return {.values = weight.to(type).contiguous(), .scales = {}};
+}
+
+constexpr at::ScalarType kWeightTypes[] = {at::kFloat, at::kBFloat16, at::kFloat8_e4m3fn};
+
+TEST(E4m3, DecodesAll256ValuesAsTorchDoes) {
+  const at::Tensor bits = at::arange(256, at::kLong).to(at::kByte);
+  const at::Tensor expected = bits.view(at::kFloat8_e4m3fn).to(at::kFloat);
+  for (int64_t i = 0; i < 256; ++i) {
+    const float ours = to_float(E4m3{static_cast<uint8_t>(i)});
+    const float theirs = expected[i].item<float>();
+    if (std::isnan(theirs)) {
+      EXPECT_TRUE(std::isnan(ours)) << i;
+    } else {
+      EXPECT_EQ(ours, theirs) << i;
+    }
+  }
+}
+
+TEST(QuantisedFp8, ComesWithinOneRoundingOfTheWeightInRaggedBlocks) {
+  const at::Tensor weight = random({200, 131}, 1);
+  const at::Tensor error = (dequantise(quantise_fp8(weight)).to(at::kDouble) - weight).abs();
+  // 3 mantissa bits; below the smallest normal value the step is constant.
+  EXPECT_TRUE((error <= weight.abs() * 0x1p-4 + weight.abs().max() / 448 * 0x1p-10 * 1.01).all().item<bool>());
+}
+
+TEST(QuantisedFp8, KeepsABlockOfZeros) {
+  EXPECT_TRUE(at::equal(dequantise(quantise_fp8(at::zeros({3, 130}))), at::zeros({3, 130})));
+}
+
+struct Shape {
+  int64_t tokens, in, out;
+};
+
+class StoredLinear : public testing::TestWithParam<Shape> {};
+
+TEST_P(StoredLinear, EqualsTheProductInFp64ForEveryStorage) {
+  const auto [tokens, in, out] = GetParam();
+  const at::Tensor x = as_bf16(random({tokens, in}, 1));
+  const at::Tensor bias = random({out}, 2).to(at::kFloat);
+  const at::Tensor residual = as_bf16(random({tokens, out}, 3));
+  for (const at::ScalarType type : kWeightTypes) {
+    const StoredWeight weight = stored(as_bf16(random({out, in}, 4)), type);
+    const at::Tensor product = reference::stored_linear(x, weight);
+    EXPECT_LT(scaled_error(stored_linear(x.to(at::kFloat), weight, {}, {}, at::kFloat), product), 1e-5) << type;
+    EXPECT_LT(scaled_error(stored_linear(x.to(at::kBFloat16), weight, {}, {}, at::kFloat), product), 1e-5) << type;
+    const at::Tensor full =
+        stored_linear(x.to(at::kBFloat16), weight, bias, residual.to(at::kBFloat16), at::kBFloat16);
+    EXPECT_LT(relative_error(full, product + bias + residual), kBf16Rounding) << type;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, StoredLinear,
+                         testing::Values(Shape{1, 64, 32}, Shape{1, 128, 4}, Shape{2, 33, 65}, Shape{3, 200, 7},
+                                         Shape{5, 577, 129}, Shape{12, 1, 3}, Shape{13, 300, 140},
+                                         Shape{131, 192, 50}));
+
+TEST(StoredLinearRows, DoNotDependOnTheOtherRows) {
+  const at::Tensor x = random({150, 200}, 5).to(at::kBFloat16);
+  for (const at::ScalarType type : kWeightTypes) {
+    const StoredWeight weight = stored(random({70, 200}, 6), type);
+    const at::Tensor all = stored_linear(x, weight);
+    for (const int64_t count : {1, 2, 5, 9}) {
+      EXPECT_TRUE(at::equal(stored_linear(x.narrow(0, 77, count), weight), all.narrow(0, 77, count)))
+          << type << " " << count;
+    }
+  }
+}
+
+TEST(StoredLinear, SeesNanInWeightsAndKeepsSmallestValues) {
+  StoredWeight weight = quantise_fp8(at::zeros({2, 64}));
+  weight.values.view(at::kByte)[0].fill_(1);  // the smallest positive value, 2^-9
+  weight.values.view(at::kByte)[1][3] = 0x7F;
+  for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor y = stored_linear(at::ones({1, 64}, compute), weight, {}, {}, at::kFloat);
+    EXPECT_EQ(y[0][0].item<float>(), 64 * 0x1p-9f);
+    EXPECT_TRUE(std::isnan(y[0][1].item<float>()));
+  }
+}
+
+TEST(StoredLinear, RefusesScalesThatDoNotFit) {
+  StoredWeight weight = quantise_fp8(at::ones({130, 64}));
+  weight.scales = weight.scales.narrow(0, 0, 1);
+  EXPECT_THROW(stored_linear(at::ones({1, 64}), weight), c10::Error);
+  weight.scales = at::Tensor();
+  EXPECT_THROW(stored_linear(at::ones({1, 64}), weight), c10::Error);
+}
+
+TEST(RowProducts, OfBothInstructionSetsAgree) {
+  const at::Tensor x = random({7, 300}, 7).to(at::kBFloat16);
+  const at::Tensor x_fp32 = x.to(at::kFloat);
+  for (const at::ScalarType type : {at::kBFloat16, at::kFloat8_e4m3fn}) {
+    const StoredWeight weight = stored(random({150, 300}, 8), type);
+    const WeightRows rows = WeightRows::of(weight);
+    std::vector<at::Tensor> results;
+    for (const RowIsa isa : {RowIsa::kPortable, best_row_isa(at::kBFloat16, rows.type)}) {
+      ActivationRows activations(7, 300, isa, rows.type);
+      std::vector<const std::byte*> pointers;
+      for (int64_t t = 0; t < 7; ++t) {
+        activations.set_part(t, 0, x_fp32[t].const_data_ptr<float>(), 100);
+        activations.set_part(t, 100, x_fp32[t].const_data_ptr<float>() + 100, 200);
+        pointers.push_back(activations.row(t));
+      }
+      results.push_back(at::empty({7, 150}));
+      multiply_rows(rows, 0, 150, pointers.data(), 7, isa, results.back().mutable_data_ptr<float>(), 150);
+    }
+    EXPECT_LT(scaled_error(results[0], reference::stored_linear(x, weight)), 1e-5) << type;
+    EXPECT_LT(scaled_error(results[1], results[0]), 1e-5) << type;
+  }
+}
+
+TEST(HeadLinear, MultipliesEachHeadWithItsOwnRows) {
+  for (const at::ScalarType type : kWeightTypes) {
+    const StoredWeight weight = stored(random({3 * 150, 96}, 9), type);
+    const at::Tensor x = as_bf16(random({5, 3, 100}, 10)).narrow(2, 4, 96);  // a part of a projection
+    const HeadRows heads{.first = 50, .stride = 150, .rows = 100};
+    const at::Tensor expected = reference::head_linear(x, weight, heads);
+    EXPECT_LT(scaled_error(head_linear(x.to(at::kFloat), weight, heads), expected), 1e-5) << type;
+    EXPECT_LT(relative_error(head_linear(x.to(at::kBFloat16), weight, heads), expected), kBf16Rounding) << type;
+  }
+  EXPECT_THROW(head_linear(at::ones({1, 2, 8}), stored(at::ones({10, 8}), at::kFloat), {0, 6, 6}), c10::Error);
+}
+
+}  // namespace
+}  // namespace distill::kernels

@@ -7,7 +7,9 @@ namespace {
 
 constexpr double kLargestE4m3 = 448;
 
-int64_t blocks_of(int64_t size) { return (size + kScaleBlock - 1) / kScaleBlock; }
+int64_t blocks_of(int64_t size) {
+  return (size + kScaleBlock - 1) / kScaleBlock;
+}
 
 // [out, in] fp32 with each block's scale repeated over its values.
 at::Tensor expand_scales(const at::Tensor& scales, int64_t out, int64_t in) {
@@ -30,8 +32,8 @@ void check_stored_weight(const StoredWeight& weight, const char* operation) {
   TORCH_CHECK(weight.scales.defined() && weight.scales.dim() == 2 && weight.scales.is_contiguous() &&
                   weight.scales.scalar_type() == at::kFloat && weight.scales.size(0) == blocks_of(values.size(0)) &&
                   weight.scales.size(1) == blocks_of(values.size(1)),
-              operation, ": an FP8 weight of ", values.sizes(), " needs fp32 scales of [",
-              blocks_of(values.size(0)), ", ", blocks_of(values.size(1)), "]");
+              operation, ": an FP8 weight of ", values.sizes(), " needs fp32 scales of [", blocks_of(values.size(0)),
+              ", ", blocks_of(values.size(1)), "]");
 }
 
 at::Tensor dequantise(const StoredWeight& weight) {
@@ -46,8 +48,7 @@ StoredWeight quantise_fp8(const at::Tensor& weight) {
   const int64_t in = weight.size(1);
   const at::Tensor padded = at::constant_pad_nd(
       weight.to(at::kFloat), {0, blocks_of(in) * kScaleBlock - in, 0, blocks_of(out) * kScaleBlock - out});
-  const at::Tensor largest =
-      padded.view({blocks_of(out), kScaleBlock, blocks_of(in), kScaleBlock}).abs().amax({1, 3});
+  const at::Tensor largest = padded.view({blocks_of(out), kScaleBlock, blocks_of(in), kScaleBlock}).abs().amax({1, 3});
   const at::Tensor scales = at::where(largest > 0, largest / kLargestE4m3, at::ones_like(largest)).contiguous();
   return {.values = (weight.to(at::kFloat) / expand_scales(scales, out, in)).to(at::kFloat8_e4m3fn).contiguous(),
           .scales = scales};

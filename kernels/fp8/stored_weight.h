@@ -1,5 +1,6 @@
-// A weight matrix used in the form a checkpoint stores it in: fp32, bf16, or FP8 (e4m3) with one fp32 scale per block of
-// 128 x 128 values (DeepSeek-V3 §3.3.2; "weight_scale_inv" in its files). Blocks at the right and bottom may be ragged.
+// A weight matrix used in the form a checkpoint stores it in: fp32, bf16, or FP8 (e4m3) with one fp32 scale per block
+// of 128 x 128 values (DeepSeek-V3 §3.3.2; "weight_scale_inv" in its files). Blocks at the right and bottom may be
+// ragged.
 #pragma once
 
 #include <ATen/core/Tensor.h>

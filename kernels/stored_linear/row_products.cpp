@@ -13,7 +13,8 @@
 namespace distill::kernels {
 namespace {
 
-constexpr int64_t kStep = 64;  // inputs per step of the AVX-512 loops
+constexpr int64_t kStep = 64;       // inputs per step of the AVX-512 loops
+constexpr int kMaxTileTokens = 12;  // that share one pass over a weight row
 
 int64_t element_size(WeightType type) {
   switch (type) {
@@ -217,9 +218,10 @@ DISTILL_AVX512_BF16_INLINE void add_step(const Tile& tile, const Loader<kType>& 
 
 // The sum of the lanes, halves first. (GCC 12 warns about its own _mm512_reduce_add_ps.)
 DISTILL_AVX512_BF16_INLINE float sum_of(__m512 v) {
-  const auto eight =
-      __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  const auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const auto four =
+      __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
@@ -266,8 +268,9 @@ DISTILL_AVX512_BF16 void multiply_tile_e4m3(const Tile& tile) {
 }
 
 // Rows that are worth sharing one load of the activations with, given how many tokens' sums fill the registers.
-constexpr int kMaxTileTokens = 12;
-constexpr int rows_in_tile(int tokens) { return tokens <= 3 ? 4 : tokens <= 6 ? 2 : 1; }
+constexpr int rows_in_tile(int tokens) {
+  return tokens <= 3 ? 4 : tokens <= 6 ? 2 : 1;
+}
 
 using MultiplyTile = void (*)(const Tile&);
 
@@ -279,40 +282,35 @@ struct TileKernels {
 template <WeightType kType, size_t... kTokens>
 constexpr std::array<TileKernels, kMaxTileTokens> tile_kernels(std::index_sequence<kTokens...>) {
   if constexpr (kType == WeightType::kBf16) {
-    return {TileKernels{multiply_tile_bf16<rows_in_tile(kTokens + 1), kTokens + 1>,
-                        multiply_tile_bf16<1, kTokens + 1>}...};
+    return {
+        TileKernels{multiply_tile_bf16<rows_in_tile(kTokens + 1), kTokens + 1>, multiply_tile_bf16<1, kTokens + 1>}...};
   } else {
-    return {TileKernels{multiply_tile_e4m3<rows_in_tile(kTokens + 1), kTokens + 1>,
-                        multiply_tile_e4m3<1, kTokens + 1>}...};
+    return {
+        TileKernels{multiply_tile_e4m3<rows_in_tile(kTokens + 1), kTokens + 1>, multiply_tile_e4m3<1, kTokens + 1>}...};
   }
 }
 
 constexpr auto kBf16Tiles = tile_kernels<WeightType::kBf16>(std::make_index_sequence<kMaxTileTokens>());
 constexpr auto kE4m3Tiles = tile_kernels<WeightType::kE4m3>(std::make_index_sequence<kMaxTileTokens>());
 
+// At most kMaxTileTokens tokens.
 void multiply_rows_avx512(const WeightRows& weights, int64_t first_row, int64_t rows, const std::byte* const* x,
                           int64_t tokens, float* sums, int64_t stride) {
   const auto& kernels = weights.type == WeightType::kBf16 ? kBf16Tiles : kE4m3Tiles;
-  for (int64_t t = 0; t < tokens; t += kMaxTileTokens) {
-    const auto tile_tokens = static_cast<int>(std::min<int64_t>(kMaxTileTokens, tokens - t));
-    const TileKernels& kernel = kernels[static_cast<size_t>(tile_tokens - 1)];
-    for (int64_t r = 0; r < rows;) {
-      const int64_t tile_rows = rows - r >= rows_in_tile(tile_tokens) ? rows_in_tile(tile_tokens) : 1;
-      std::array<const std::byte*, 4> values{};
-      std::array<const float*, 4> scales{};
-      for (int64_t i = 0; i < tile_rows; ++i) {
-        values[static_cast<size_t>(i)] = values_of_row(weights, first_row + r + i);
-        scales[static_cast<size_t>(i)] = scales_of_row(weights, first_row + r + i);
-      }
-      const Tile tile{.values = values.data(),
-                      .scales = scales.data(),
-                      .x = x + t,
-                      .in = weights.in,
-                      .sums = sums + t * stride + r,
-                      .stride = stride};
-      (tile_rows == 1 ? kernel.single : kernel.full)(tile);
-      r += tile_rows;
+  const TileKernels& kernel = kernels[static_cast<size_t>(tokens - 1)];
+  const int64_t full_rows = rows_in_tile(static_cast<int>(tokens));
+  for (int64_t r = 0; r < rows;) {
+    const int64_t tile_rows = rows - r >= full_rows ? full_rows : 1;
+    std::array<const std::byte*, 4> values{};
+    std::array<const float*, 4> scales{};
+    for (int64_t i = 0; i < tile_rows; ++i) {
+      values[static_cast<size_t>(i)] = values_of_row(weights, first_row + r + i);
+      scales[static_cast<size_t>(i)] = scales_of_row(weights, first_row + r + i);
     }
+    const Tile tile{
+        .values = values.data(), .scales = scales.data(), .x = x, .in = weights.in, .sums = sums + r, .stride = stride};
+    (tile_rows == full_rows ? kernel.full : kernel.single)(tile);
+    r += tile_rows;
   }
 }
 #endif
@@ -343,7 +341,8 @@ WeightRows WeightRows::of(const StoredWeight& weight) {
 }
 
 ActivationRows::ActivationRows(int64_t rows, int64_t size, RowIsa isa, WeightType weights)
-    : size_(size),
+    : rows_(rows),
+      size_(size),
       isa_(isa),
       shuffled_(isa == RowIsa::kAvx512Bf16 && weights == WeightType::kE4m3),
       row_bytes_(isa == RowIsa::kPortable ? size * 4 : (size + kStep - 1) / kStep * kStep * 2),
@@ -358,7 +357,9 @@ int64_t ActivationRows::index_of(int64_t i) const {
   return i - within + half * 32 + lane * 8 + within % 8;
 }
 
-void ActivationRows::set(int64_t row, const float* values) { set_part(row, 0, values, size_); }
+void ActivationRows::set(int64_t row, const float* values) {
+  set_part(row, 0, values, size_);
+}
 
 void ActivationRows::set(int64_t row, const Bf16* values) {
   std::byte* to = mutable_row(row);
@@ -387,15 +388,21 @@ void ActivationRows::set_part(int64_t row, int64_t first, const float* values, i
   for (int64_t i = 0; i < count; ++i) rounded[index_of(first + i)] = from_float<Bf16>(values[i]);
 }
 
-void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const std::byte* const* x,
-                   int64_t tokens, RowIsa isa, float* sums, int64_t stride) {
+void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x, float* sums,
+                   int64_t stride) {
+  for (int64_t t = 0; t < x.rows(); t += kMaxTileTokens) {
+    std::array<const std::byte*, kMaxTileTokens> pointers{};
+    const int64_t tokens = std::min<int64_t>(kMaxTileTokens, x.rows() - t);
+    for (int64_t i = 0; i < tokens; ++i) pointers[static_cast<size_t>(i)] = x.row(t + i);
+    float* to = sums + t * stride;
 #ifdef __x86_64__
-  if (isa == RowIsa::kAvx512Bf16) {
-    multiply_rows_avx512(weights, first_row, rows, x, tokens, sums, stride);
-    return;
-  }
+    if (x.isa() == RowIsa::kAvx512Bf16) {
+      multiply_rows_avx512(weights, first_row, rows, pointers.data(), tokens, to, stride);
+      continue;
+    }
 #endif
-  multiply_rows_portable(weights, first_row, rows, x, tokens, sums, stride);
+    multiply_rows_portable(weights, first_row, rows, pointers.data(), tokens, to, stride);
+  }
 }
 
 }  // namespace distill::kernels

@@ -45,6 +45,7 @@ class ActivationRows {
   // values [count], at [first, first + count) of the row.
   void set_part(int64_t row, int64_t first, const float* values, int64_t count);
 
+  int64_t rows() const { return rows_; }
   const std::byte* row(int64_t index) const { return lines_.front().bytes + index * row_bytes_; }
   RowIsa isa() const { return isa_; }
 
@@ -52,6 +53,7 @@ class ActivationRows {
   int64_t index_of(int64_t i) const;
   std::byte* mutable_row(int64_t index) { return lines_.front().bytes + index * row_bytes_; }
 
+  int64_t rows_;
   int64_t size_;
   RowIsa isa_;
   bool shuffled_;
@@ -63,9 +65,9 @@ class ActivationRows {
   std::vector<Line> lines_;
 };
 
-// sums[t * stride + r] = weight row (first_row + r) times activation row x[t], for r in [0, rows) and t in [0, tokens).
-// `x` holds rows of an ActivationRows made for `isa` and weights.type.
-void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const std::byte* const* x,
-                   int64_t tokens, RowIsa isa, float* sums, int64_t stride);
+// sums[t * stride + r] = weight row (first_row + r) times activation row t, for r in [0, rows) and every row of `x`,
+// which was made for weights.type.
+void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x, float* sums,
+                   int64_t stride);
 
 }  // namespace distill::kernels

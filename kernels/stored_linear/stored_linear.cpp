@@ -19,7 +19,9 @@ std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
   return tensor.defined() ? std::optional(tensor) : std::nullopt;
 }
 
-bool is_activation_type(at::ScalarType type) { return type == at::kFloat || type == at::kBFloat16; }
+bool is_activation_type(at::ScalarType type) {
+  return type == at::kFloat || type == at::kBFloat16;
+}
 
 }  // namespace
 
@@ -31,9 +33,9 @@ at::Tensor stored_linear(const at::Tensor& x, const StoredWeight& weight, const 
               " ", x.sizes());
   TORCH_CHECK(!bias.defined() || (bias.numel() == weight.out() && bias.scalar_type() == at::kFloat),
               "stored_linear: bias must be fp32 [", weight.out(), "]");
-  TORCH_CHECK(!residual.defined() || (residual.dim() == 2 && residual.size(0) == x.size(0) &&
-                                      residual.size(1) == weight.out() && residual.is_contiguous() &&
-                                      residual.scalar_type() == x.scalar_type()),
+  TORCH_CHECK(!residual.defined() ||
+                  (residual.dim() == 2 && residual.size(0) == x.size(0) && residual.size(1) == weight.out() &&
+                   residual.is_contiguous() && residual.scalar_type() == x.scalar_type()),
               "stored_linear: residual must be ", x.scalar_type(), " [", x.size(0), ", ", weight.out(),
               "] and contiguous");
   TORCH_CHECK(is_activation_type(out_dtype), "stored_linear: out_dtype must be fp32 or bf16, is ", out_dtype);
@@ -52,13 +54,12 @@ at::Tensor head_linear(const at::Tensor& x, const StoredWeight& weight, const He
               x.sizes());
   TORCH_CHECK(heads.first >= 0 && heads.stride >= 0 && heads.rows > 0 &&
                   heads.first + (x.size(1) - 1) * heads.stride + heads.rows <= weight.out(),
-              "head_linear: rows ", heads.first, " + ", x.size(1), " x ", heads.stride,
-              " lie outside a weight of ", weight.out(), " rows");
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("distill::head_linear", "")
-          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, int64_t, int64_t,
-                            int64_t)>();
+              "head_linear: rows ", heads.first, " + ", x.size(1), " x ", heads.stride, " lie outside a weight of ",
+              weight.out(), " rows");
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("distill::head_linear", "")
+                             .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                                               int64_t, int64_t, int64_t)>();
   return op.call(x, weight.values, if_defined(weight.scales), heads.first, heads.stride, heads.rows);
 }
 

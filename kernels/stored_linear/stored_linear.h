@@ -10,9 +10,9 @@
 
 namespace distill::kernels {
 
-// x [tokens, in] fp32 or bf16, contiguous; returns x w^T + bias + residual as `out_dtype` (fp32 or bf16), [tokens, out].
-// `bias` [out] fp32 and `residual` [tokens, out] of x's dtype may be undefined. Products of fp32 activations are exact
-// in fp32; bf16 ones are summed in fp32 and rounded once. A row's result never depends on the other rows.
+// x [tokens, in] fp32 or bf16, contiguous; returns x w^T + bias + residual as `out_dtype` (fp32 or bf16), [tokens,
+// out]. `bias` [out] fp32 and `residual` [tokens, out] of x's dtype may be undefined. Products of fp32 activations are
+// exact in fp32; bf16 ones are summed in fp32 and rounded once. A row's result never depends on the other rows.
 at::Tensor stored_linear(const at::Tensor& x, const StoredWeight& weight, const at::Tensor& bias = {},
                          const at::Tensor& residual = {}, at::ScalarType out_dtype = at::kBFloat16);
 

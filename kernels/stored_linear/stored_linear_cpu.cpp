@@ -13,35 +13,27 @@ namespace distill::kernels {
 namespace {
 
 constexpr int64_t kRowsPerItem = 32;
-constexpr int64_t kTokensPerItem = 96;  // activations that stay in cache while the rows of an item pass by
+constexpr int64_t kTokensPerPart = 96;  // activations that stay in cache while the rows of an item pass by
 
 WeightRows rows_of(const at::Tensor& values, const std::optional<at::Tensor>& scales) {
   return WeightRows::of({.values = values, .scales = scales.value_or(at::Tensor())});
 }
 
-// Rows of activations with pointers to each, as multiply_rows takes them.
-struct Activations {
-  ActivationRows rows;
-  std::vector<const std::byte*> pointers;
-};
-
 // x [rows, in] with `stride` elements from row to row.
 template <typename T>
-Activations prepare(const T* x, int64_t rows, int64_t in, int64_t stride, RowIsa isa, WeightType type) {
-  Activations result{.rows = ActivationRows(rows, in, isa, type), .pointers = {}};
+ActivationRows prepare(const T* x, int64_t rows, int64_t in, int64_t stride, RowIsa isa, WeightType type) {
+  ActivationRows result(rows, in, isa, type);
   at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, in)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) result.rows.set(row, x + row * stride);
+    for (int64_t row = begin; row < end; ++row) result.set(row, x + row * stride);
   });
-  result.pointers.resize(static_cast<size_t>(rows));
-  for (int64_t row = 0; row < rows; ++row) result.pointers[static_cast<size_t>(row)] = result.rows.row(row);
   return result;
 }
 
 template <typename In, typename Out>
 struct Finish {
-  const float* bias;    // [out] or null
-  const In* residual;   // [tokens, out] or null
-  Out* y;               // [tokens, out]
+  const float* bias;   // [out] or null
+  const In* residual;  // [tokens, out] or null
+  Out* y;              // [tokens, out]
   int64_t out;
 
   void operator()(int64_t token, int64_t first_row, int64_t rows, const float* sums) const {
@@ -55,18 +47,18 @@ struct Finish {
   }
 };
 
-// Calls finish(token, first_row, rows, sums) for every token and range of weight rows.
+// Calls finish(token, first_row, rows, sums) for every token and range of weight rows. `x` holds all tokens in order.
 template <typename FinishRows>
-void multiply_all(const WeightRows& weights, int64_t out, const Activations& x, const FinishRows& finish) {
-  const auto tokens = static_cast<int64_t>(x.pointers.size());
+void multiply_all(const WeightRows& weights, int64_t out, const std::vector<ActivationRows>& x,
+                  const FinishRows& finish) {
   share_work((out + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item) {
     const int64_t first = item * kRowsPerItem;
     const int64_t rows = std::min(kRowsPerItem, out - first);
-    std::vector<float> sums(static_cast<size_t>(kTokensPerItem * rows));
-    for (int64_t t = 0; t < tokens; t += kTokensPerItem) {
-      const int64_t count = std::min(kTokensPerItem, tokens - t);
-      multiply_rows(weights, first, rows, x.pointers.data() + t, count, x.rows.isa(), sums.data(), rows);
-      for (int64_t i = 0; i < count; ++i) finish(t + i, first, rows, sums.data() + i * rows);
+    std::vector<float> sums(static_cast<size_t>(x.front().rows() * rows));
+    int64_t token = 0;
+    for (const ActivationRows& part : x) {
+      multiply_rows(weights, first, rows, part, sums.data(), rows);
+      for (int64_t i = 0; i < part.rows(); ++i, ++token) finish(token, first, rows, sums.data() + i * rows);
     }
   });
 }
@@ -84,9 +76,12 @@ at::Tensor stored_linear_cpu(const at::Tensor& x, const at::Tensor& values, cons
   const at::Tensor y = at::empty({x.size(0), out}, x.options().dtype(out_dtype));
   if (x.size(0) == 0) return y;
   with_storage_type(x, "stored_linear", [&]<typename In>(In) {
-    const Activations activations =
-        prepare(static_cast<const In*>(x.const_data_ptr()), x.size(0), weights.in, weights.in,
-                best_row_isa(x.scalar_type(), weights.type), weights.type);
+    std::vector<ActivationRows> activations;
+    for (int64_t t = 0; t < x.size(0); t += kTokensPerPart) {
+      activations.push_back(prepare(static_cast<const In*>(x.const_data_ptr()) + t * weights.in,
+                                    std::min(kTokensPerPart, x.size(0) - t), weights.in, weights.in,
+                                    best_row_isa(x.scalar_type(), weights.type), weights.type));
+    }
     with_storage_type(y, "stored_linear", [&]<typename Out>(Out) {
       multiply_all(weights, out, activations,
                    Finish<In, Out>{.bias = data_or_null<float>(bias),
@@ -110,18 +105,17 @@ at::Tensor head_linear_cpu(const at::Tensor& x, const at::Tensor& values, const 
   with_storage_type(x, "head_linear", [&]<typename T>(T) {
     const auto* from = static_cast<const T*>(x.const_data_ptr());
     auto* to = static_cast<T*>(y.mutable_data_ptr());
-    ActivationRows prepared(tokens * heads, weights.in, isa, weights.type);
-    at::parallel_for(0, tokens * heads, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) prepared.set(i, from + i / heads * x.stride(0) + i % heads * x.stride(1));
-    });
+    std::vector<ActivationRows> prepared;
+    for (int64_t h = 0; h < heads; ++h) {
+      prepared.push_back(prepare(from + h * x.stride(1), tokens, weights.in, x.stride(0), isa, weights.type));
+    }
     share_work(heads * chunks, [&](int64_t item) {
       const int64_t head = item / chunks;
       const int64_t row = item % chunks * chunk;
       const int64_t count = std::min(chunk, rows - row);
-      std::vector<const std::byte*> pointers(static_cast<size_t>(tokens));
-      for (int64_t t = 0; t < tokens; ++t) pointers[static_cast<size_t>(t)] = prepared.row(t * heads + head);
       std::vector<float> sums(static_cast<size_t>(tokens * count));
-      multiply_rows(weights, first + head * stride + row, count, pointers.data(), tokens, isa, sums.data(), count);
+      multiply_rows(weights, first + head * stride + row, count, prepared[static_cast<size_t>(head)], sums.data(),
+                    count);
       for (int64_t t = 0; t < tokens; ++t) {
         T* at = to + (t * heads + head) * rows + row;
         for (int64_t r = 0; r < count; ++r) at[r] = from_float<T>(sums[static_cast<size_t>(t * count + r)]);

@@ -62,8 +62,7 @@ TEST_P(StoredLinear, EqualsTheProductInFp64ForEveryStorage) {
     const at::Tensor product = reference::stored_linear(x, weight);
     EXPECT_LT(scaled_error(stored_linear(x.to(at::kFloat), weight, {}, {}, at::kFloat), product), 1e-5) << type;
     EXPECT_LT(scaled_error(stored_linear(x.to(at::kBFloat16), weight, {}, {}, at::kFloat), product), 1e-5) << type;
-    const at::Tensor full =
-        stored_linear(x.to(at::kBFloat16), weight, bias, residual.to(at::kBFloat16), at::kBFloat16);
+    const at::Tensor full = stored_linear(x.to(at::kBFloat16), weight, bias, residual.to(at::kBFloat16), at::kBFloat16);
     EXPECT_LT(relative_error(full, product + bias + residual), kBf16Rounding) << type;
   }
 }
@@ -113,14 +112,12 @@ TEST(RowProducts, OfBothInstructionSetsAgree) {
     std::vector<at::Tensor> results;
     for (const RowIsa isa : {RowIsa::kPortable, best_row_isa(at::kBFloat16, rows.type)}) {
       ActivationRows activations(7, 300, isa, rows.type);
-      std::vector<const std::byte*> pointers;
       for (int64_t t = 0; t < 7; ++t) {
         activations.set_part(t, 0, x_fp32[t].const_data_ptr<float>(), 100);
         activations.set_part(t, 100, x_fp32[t].const_data_ptr<float>() + 100, 200);
-        pointers.push_back(activations.row(t));
       }
       results.push_back(at::empty({7, 150}));
-      multiply_rows(rows, 0, 150, pointers.data(), 7, isa, results.back().mutable_data_ptr<float>(), 150);
+      multiply_rows(rows, 0, 150, activations, results.back().mutable_data_ptr<float>(), 150);
     }
     EXPECT_LT(scaled_error(results[0], reference::stored_linear(x, weight)), 1e-5) << type;
     EXPECT_LT(scaled_error(results[1], results[0]), 1e-5) << type;

@@ -1,0 +1,181 @@
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "kernels/grouped_gemm/grouped_gemm.h"
+#include "kernels/storage_type.h"
+#include "kernels/stored_linear/row_products.h"
+#include "kernels/work_sharing.h"
+
+namespace distill::kernels {
+namespace {
+
+constexpr int64_t kMostRows = 64;  // of weights in a work item
+constexpr int64_t kItemsPerThread = 8;
+
+// The tokens of one expert, in ascending order.
+struct Group {
+  int64_t expert = 0;
+  std::vector<int64_t> tokens;
+  std::vector<float> gates;
+};
+
+// Only experts that have tokens, by ascending number.
+std::vector<Group> group_by_expert(const at::Tensor& experts, const at::Tensor& gates, int64_t routed, int64_t count) {
+  std::vector<Group> groups(static_cast<size_t>(count));
+  const int64_t tokens = experts.size(0);
+  const int64_t per_token = experts.size(1);
+  const auto* expert = experts.const_data_ptr<int32_t>();
+  const auto* gate = gates.const_data_ptr<float>();
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = t * per_token; i < (t + 1) * per_token; ++i) {
+      TORCH_CHECK(expert[i] >= 0 && expert[i] < routed, "grouped_mlp: token ", t, " goes to expert ", expert[i], " of ",
+                  routed);
+      Group& group = groups[static_cast<size_t>(expert[i])];
+      TORCH_CHECK(group.tokens.empty() || group.tokens.back() != t, "grouped_mlp: token ", t, " goes to expert ",
+                  expert[i], " twice");
+      group.tokens.push_back(t);
+      group.gates.push_back(gate[i]);
+    }
+  }
+  for (size_t e = static_cast<size_t>(routed); e < groups.size(); ++e) {
+    for (int64_t t = 0; t < tokens; ++t) groups[e].tokens.push_back(t);
+    groups[e].gates.assign(static_cast<size_t>(tokens), 1.0f);
+  }
+  for (size_t e = 0; e < groups.size(); ++e) groups[e].expert = static_cast<int64_t>(e);
+  std::erase_if(groups, [](const Group& group) { return group.tokens.empty(); });
+  return groups;
+}
+
+// Rows of weights to a work item, so that every thread gets several.
+int64_t rows_per_item(int64_t rows) {
+  const int64_t wanted = rows / (kItemsPerThread * at::get_num_threads()) / 16 * 16;
+  return std::clamp<int64_t>(wanted, 16, kMostRows);
+}
+
+DISTILL_MULTIVERSION void gate_sums(const float* gate, const float* up, float* y, int64_t size) {
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) y[i] = gate[i] / (1.0f + vector_exp(-gate[i])) * up[i];
+}
+
+DISTILL_MULTIVERSION void add_scaled(float* y, const float* x, float factor, int64_t size) {
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) y[i] += factor * x[i];
+}
+
+class GroupedMlp {
+ public:
+  GroupedMlp(at::TensorList values, at::TensorList scales, at::ScalarType compute)
+      : values_(values), scales_(scales), isa_(best_row_isa(compute, weight(0).type)) {}
+
+  WeightRows weight(int64_t index) const {
+    const auto i = static_cast<size_t>(index);
+    return WeightRows::of({.values = values_[i], .scales = scales_.empty() ? at::Tensor() : scales_[i]});
+  }
+  int64_t intermediate(const Group& group) const { return values_[static_cast<size_t>(3 * group.expert)].size(0); }
+
+  // For each group its tokens' activations, as the first projections read them.
+  template <typename T>
+  std::vector<ActivationRows> gather(const std::vector<Group>& groups, const T* x, int64_t hidden) const {
+    std::vector<ActivationRows> rows;
+    rows.reserve(groups.size());
+    for (const Group& group : groups) {
+      rows.emplace_back(static_cast<int64_t>(group.tokens.size()), hidden, isa_, weight(3 * group.expert).type);
+    }
+    share_work(static_cast<int64_t>(groups.size()), [&](int64_t g) {
+      const auto& tokens = groups[static_cast<size_t>(g)].tokens;
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        rows[static_cast<size_t>(g)].set(static_cast<int64_t>(i), x + tokens[i] * hidden);
+      }
+    });
+    return rows;
+  }
+
+  // silu(gate_proj x) * up_proj x of every group, as the last projection reads it.
+  std::vector<ActivationRows> first_projections(const std::vector<Group>& groups,
+                                                const std::vector<ActivationRows>& x) const {
+    std::vector<ActivationRows> hidden;
+    hidden.reserve(groups.size());
+    struct Item {
+      size_t group;
+      int64_t first, rows;
+    };
+    std::vector<Item> items;
+    for (size_t g = 0; g < groups.size(); ++g) {
+      const int64_t size = intermediate(groups[g]);
+      const int64_t chunk = rows_per_item(size * static_cast<int64_t>(groups.size()));
+      hidden.emplace_back(x[g].rows(), size, isa_, weight(3 * groups[g].expert + 2).type);
+      for (int64_t r = 0; r < size; r += chunk) items.push_back({g, r, std::min(chunk, size - r)});
+    }
+    share_work(static_cast<int64_t>(items.size()), [&](int64_t i) {
+      const auto [g, first, rows] = items[static_cast<size_t>(i)];
+      const auto count = static_cast<size_t>(x[g].rows() * rows);
+      std::vector<float> gate(count);
+      std::vector<float> up(count);
+      multiply_rows(weight(3 * groups[g].expert), first, rows, x[g], gate.data(), rows);
+      multiply_rows(weight(3 * groups[g].expert + 1), first, rows, x[g], up.data(), rows);
+      gate_sums(gate.data(), up.data(), gate.data(), static_cast<int64_t>(count));
+      for (int64_t t = 0; t < x[g].rows(); ++t) hidden[g].set_part(t, first, gate.data() + t * rows, rows);
+    });
+    return hidden;
+  }
+
+  // Each work item owns some columns of y and sums all experts into them, in order.
+  template <typename T>
+  void last_projection(const std::vector<Group>& groups, const std::vector<ActivationRows>& hidden, const T* residual,
+                       T* y, int64_t tokens, int64_t size) const {
+    const int64_t chunk = rows_per_item(size);
+    size_t most_tokens = 0;
+    for (const Group& group : groups) most_tokens = std::max(most_tokens, group.tokens.size());
+    share_work((size + chunk - 1) / chunk, [&](int64_t item) {
+      const int64_t first = item * chunk;
+      const int64_t rows = std::min(chunk, size - first);
+      std::vector<float> totals(static_cast<size_t>(tokens * rows));
+      std::vector<float> sums(most_tokens * static_cast<size_t>(rows));
+      for (size_t g = 0; g < groups.size(); ++g) {
+        multiply_rows(weight(3 * groups[g].expert + 2), first, rows, hidden[g], sums.data(), rows);
+        for (size_t i = 0; i < groups[g].tokens.size(); ++i) {
+          add_scaled(totals.data() + groups[g].tokens[i] * rows, sums.data() + i * static_cast<size_t>(rows),
+                     groups[g].gates[i], rows);
+        }
+      }
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t at = t * size + first + r;
+          const float total = totals[static_cast<size_t>(t * rows + r)];
+          y[at] = from_float<T>(residual ? to_float(residual[at]) + total : total);
+        }
+      }
+    });
+  }
+
+ private:
+  at::TensorList values_;
+  at::TensorList scales_;
+  RowIsa isa_;
+};
+
+at::Tensor grouped_mlp_cpu(const at::Tensor& x, const at::Tensor& experts, const at::Tensor& gates,
+                           at::TensorList values, at::TensorList scales, int64_t routed,
+                           const std::optional<at::Tensor>& residual) {
+  const at::Tensor y = at::empty(x.sizes(), x.options());
+  const std::vector<Group> groups = group_by_expert(experts, gates, routed, static_cast<int64_t>(values.size()) / 3);
+  const GroupedMlp mlp(values, scales, x.scalar_type());
+  with_storage_type(x, "grouped_mlp", [&]<typename T>(T) {
+    const auto gathered = mlp.gather(groups, static_cast<const T*>(x.const_data_ptr()), x.size(1));
+    const auto hidden = mlp.first_projections(groups, gathered);
+    mlp.last_projection(groups, hidden, residual ? static_cast<const T*>(residual->const_data_ptr()) : nullptr,
+                        static_cast<T*>(y.mutable_data_ptr()), x.size(0), x.size(1));
+  });
+  return y;
+}
+
+TORCH_LIBRARY_IMPL(distill, CPU, library) {
+  library.impl("grouped_mlp", grouped_mlp_cpu);
+}
+
+}  // namespace
+}  // namespace distill::kernels

@@ -1,0 +1,129 @@
+#include "teacher/mla.h"
+
+#include <ATen/ATen.h>
+
+#include <string>
+
+#include "kernels/attention/varlen_attention.h"
+#include "kernels/mla_attention/mla_attention.h"
+#include "kernels/rms_norm/rms_norm.h"
+#include "kernels/rotary/rotary.h"
+#include "kernels/stored_linear/stored_linear.h"
+
+namespace distill::teacher {
+namespace {
+
+// DeepSeek's code normalises the compressed query and the latent with this, whatever rms_norm_eps says.
+constexpr double kLatentNormEps = 1e-6;
+
+}  // namespace
+
+bool absorbed_is_cheaper(const MlaConfig& config, int64_t new_tokens, int64_t context) {
+  if (new_tokens < context) return true;
+  // Multiply-adds per head.
+  const int64_t projection = (config.nope_dim + config.value_dim) * config.latent_rank;  // per token, in both forms
+  const int64_t pairs = new_tokens * (new_tokens + 1) / 2;
+  const int64_t naive = context * projection + pairs * (config.query_dim() + config.value_dim);
+  const int64_t absorbed = new_tokens * projection + pairs * (2 * config.latent_rank + config.rope_dim);
+  return absorbed < naive || new_tokens == 1;
+}
+
+at::Tensor MultiHeadLatentAttention::Projection::forward(const at::Tensor& x, const at::Tensor& residual) const {
+  return kernels::stored_linear(x, weight, bias, residual, x.scalar_type());
+}
+
+MultiHeadLatentAttention::MultiHeadLatentAttention(const MlaConfig& config, const DeepseekWeights& weights,
+                                                   int64_t layer, at::ScalarType compute)
+    : config_(config) {
+  const auto projection = [&](const std::string& part, bool bias) {
+    Projection result{.weight = weights.matrix(layer_tensor(layer, part + ".weight"), compute), .bias = {}};
+    if (bias) result.bias = weights.vector(layer_tensor(layer, part + ".bias"));
+    return result;
+  };
+  if (config.query_rank > 0) {
+    query_down_ = projection("self_attn.q_a_proj", config.bias);
+    query_norm_ = weights.vector(layer_tensor(layer, "self_attn.q_a_layernorm.weight"));
+    query_ = projection("self_attn.q_b_proj", false);
+  } else {
+    query_ = projection("self_attn.q_proj", false);
+  }
+  latent_down_ = projection("self_attn.kv_a_proj_with_mqa", config.bias);
+  latent_norm_ = weights.vector(layer_tensor(layer, "self_attn.kv_a_layernorm.weight"));
+  latent_up_ = weights.matrix(layer_tensor(layer, "self_attn.kv_b_proj.weight"), compute);
+  output_ = projection("self_attn.o_proj", config.bias);
+
+  const at::Tensor keys = kernels::dequantise(latent_up_)
+                              .view({config.num_heads, config.nope_dim + config.value_dim, config.latent_rank})
+                              .narrow(1, 0, config.nope_dim);
+  query_absorber_.values =
+      keys.transpose(1, 2).to(compute).reshape({config.num_heads * config.latent_rank, config.nope_dim}).contiguous();
+}
+
+at::Tensor MultiHeadLatentAttention::rotate(const at::Tensor& x, const AttentionStep& step) const {
+  // kernels::rotary turns dimension i with i + R / 2; here 2i turns with 2i + 1. The order in which they come out does
+  // not matter, for queries and keys come out alike.
+  const at::Tensor halves =
+      config_.interleaved ? x.unflatten(-1, {config_.rope_dim / 2, 2}).transpose(-1, -2).flatten(-2) : x.contiguous();
+  return kernels::rotary(halves, step.cos, step.sin);
+}
+
+MultiHeadLatentAttention::Inputs MultiHeadLatentAttention::project(const at::Tensor& x,
+                                                                   const AttentionStep& step) const {
+  const at::Tensor compressed =
+      config_.query_rank > 0 ? kernels::rms_norm(query_down_.forward(x), query_norm_, kLatentNormEps) : x;
+  const at::Tensor query = query_.forward(compressed).view({x.size(0), config_.num_heads, config_.query_dim()});
+  const at::Tensor latent_and_key = latent_down_.forward(x);
+  const at::Tensor key = latent_and_key.narrow(1, config_.latent_rank, config_.rope_dim).unsqueeze(1);
+  return {.query_nope = query.narrow(2, 0, config_.nope_dim),
+          .query_rope = rotate(query.narrow(2, config_.nope_dim, config_.rope_dim), step),
+          .latent = kernels::rms_norm(latent_and_key.narrow(1, 0, config_.latent_rank), latent_norm_, kLatentNormEps),
+          .key_rope = rotate(key, step).squeeze(1)};
+}
+
+at::Tensor MultiHeadLatentAttention::attend_naive(const Inputs& inputs, const AttentionStep& step) const {
+  const int64_t tokens = inputs.latent.size(0);
+  const int64_t heads = config_.num_heads;
+  const at::Tensor up = kernels::stored_linear(inputs.latent, latent_up_, {}, {}, inputs.latent.scalar_type())
+                            .view({tokens, heads, config_.nope_dim + config_.value_dim});
+  at::Tensor query = at::cat({inputs.query_nope, inputs.query_rope}, 2);
+  at::Tensor key = at::cat({up.narrow(2, 0, config_.nope_dim),
+                            inputs.key_rope.unsqueeze(1).expand({tokens, heads, config_.rope_dim})},
+                           2);
+  at::Tensor value = up.narrow(2, config_.nope_dim, config_.value_dim);
+  // Fused attention wants keys and values of one size: zeros change neither scores nor the values kept.
+  const int64_t missing = config_.query_dim() - config_.value_dim;
+  if (missing > 0) value = at::constant_pad_nd(value, {0, missing});
+  if (missing < 0) {
+    query = at::constant_pad_nd(query, {0, -missing});
+    key = at::constant_pad_nd(key, {0, -missing});
+  }
+  return kernels::varlen_attention(query, key, value, step.batch.sequence_offsets, config_.softmax_scale)
+      .narrow(2, 0, config_.value_dim);
+}
+
+at::Tensor MultiHeadLatentAttention::attend_absorbed(const Inputs& inputs, const AttentionStep& step,
+                                                     const at::Tensor& entries) const {
+  const int64_t rank = config_.latent_rank;
+  const at::Tensor carried =
+      kernels::head_linear(inputs.query_nope, query_absorber_, {.first = 0, .stride = rank, .rows = rank});
+  const at::Tensor mixed = kernels::mla_attention(at::cat({carried, inputs.query_rope}, 2), entries,
+                                                  {.sequence_offsets = step.batch.sequence_offsets,
+                                                   .block_table = step.slots->block_table,
+                                                   .context_lengths = step.slots->context_lengths},
+                                                  rank, config_.softmax_scale);
+  return kernels::head_linear(mixed, latent_up_,
+                              {.first = config_.nope_dim,
+                               .stride = config_.nope_dim + config_.value_dim,
+                               .rows = config_.value_dim});
+}
+
+at::Tensor MultiHeadLatentAttention::forward(const at::Tensor& x, const at::Tensor& residual, const AttentionStep& step,
+                                             const at::Tensor& entries) const {
+  const Inputs inputs = project(x, step);
+  if (entries.defined()) kernels::write_latents(entries, inputs.latent, inputs.key_rope, step.slots->slots);
+  const at::Tensor mixed =
+      step.absorbed ? attend_absorbed(inputs, step, entries) : attend_naive(inputs, step);
+  return output_.forward(mixed.reshape({x.size(0), config_.num_heads * config_.value_dim}), residual);
+}
+
+}  // namespace distill::teacher

@@ -1,0 +1,72 @@
+// Multi-head latent attention (DeepSeek-V2 §2.1, eqs. 9 to 19): keys and values are projected up from one latent per
+// token, which is all that a cache holds.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "kernels/fp8/stored_weight.h"
+#include "nn/causal_lm.h"
+#include "teacher/deepseek_config.h"
+#include "teacher/deepseek_weights.h"
+
+namespace distill::teacher {
+
+// What all layers of one forward share. T tokens.
+struct AttentionStep {
+  const nn::PackedBatch& batch;
+  const nn::CacheSlots* slots = nullptr;  // with a cache
+  at::Tensor cos = {}, sin = {};          // [T, rope_dim / 2] fp32
+  bool absorbed = false;                  // with a cache: see absorbed_is_cheaper
+};
+
+// Two ways to compute the same attention. Naive: keys and values of every head are projected up from the latents, then
+// ordinary attention. Absorbed: queries are carried into the latent space instead, where all heads attend to the
+// latents themselves. Absorbed costs less for few new tokens after a long context, naive for whole prompts. A function
+// of one sequence's lengths, so that a sequence's form does not depend on the others; with earlier context it is always
+// absorbed, for the naive form would project that up again.
+bool absorbed_is_cheaper(const MlaConfig& config, int64_t new_tokens, int64_t context);
+
+class MultiHeadLatentAttention {
+ public:
+  // The weights of layer `layer`.
+  MultiHeadLatentAttention(const MlaConfig& config, const DeepseekWeights& weights, int64_t layer,
+                           at::ScalarType compute);
+
+  // x [T, hidden] normalised, `residual` [T, hidden]; returns residual + attention, [T, hidden]. `entries` is this
+  // layer's part of a LatentKvCache, to which the new tokens are written, or undefined to attend within the batch alone.
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& residual, const AttentionStep& step,
+                     const at::Tensor& entries) const;
+
+ private:
+  struct Projection {
+    kernels::StoredWeight weight;
+    at::Tensor bias;  // fp32 or undefined
+    at::Tensor forward(const at::Tensor& x, const at::Tensor& residual = {}) const;
+  };
+  // H heads; L latent_rank, R rope_dim, N nope_dim, V value_dim.
+  struct Inputs {
+    at::Tensor query_nope;  // [T, H, N], a part of a projection
+    at::Tensor query_rope;  // [T, H, R], rotated
+    at::Tensor latent;      // [T, L], normalised
+    at::Tensor key_rope;    // [T, R], rotated
+  };
+
+  Inputs project(const at::Tensor& x, const AttentionStep& step) const;
+  at::Tensor rotate(const at::Tensor& x, const AttentionStep& step) const;
+  at::Tensor attend_naive(const Inputs& inputs, const AttentionStep& step) const;     // [T, H, V]
+  at::Tensor attend_absorbed(const Inputs& inputs, const AttentionStep& step, const at::Tensor& entries) const;
+
+  MlaConfig config_;
+  Projection query_;       // hidden -> H (N + R), or from the compressed query
+  Projection query_down_;  // hidden -> query_rank, where queries are compressed
+  at::Tensor query_norm_;
+  Projection latent_down_;  // hidden -> L + R
+  at::Tensor latent_norm_;
+  kernels::StoredWeight latent_up_;       // L -> H (N + V)
+  kernels::StoredWeight query_absorber_;  // [H L, N]: the keys' rows of latent_up_, transposed per head
+  Projection output_;                     // H V -> hidden
+};
+
+}  // namespace distill::teacher

@@ -129,8 +129,8 @@ void parse_scoring(ConfigReader& config, const Family& family, MoeConfig& moe) {
   if (!grouped) return;
   moe.router.groups = in_range(config, "n_group", config.get<int64_t>("n_group", 1), 1, moe.routed_experts);
   if (moe.routed_experts % moe.router.groups != 0) {
-    config.reject("n_group", fmt::format("{} does not divide n_routed_experts, {}", moe.router.groups,
-                                         moe.routed_experts));
+    config.reject("n_group",
+                  fmt::format("{} does not divide n_routed_experts, {}", moe.router.groups, moe.routed_experts));
   }
   moe.router.groups_per_token =
       in_range(config, "topk_group", config.get<int64_t>("topk_group", moe.router.groups), 1, moe.router.groups);
@@ -170,7 +170,8 @@ void check_matrices(ConfigReader& config, const DeepseekConfig& model) {
   check("vocab_size", model.vocab_size, model.hidden_size);
   check("num_attention_heads", attention.num_heads * (attention.query_dim() + attention.nope_dim + attention.value_dim),
         std::max({model.hidden_size, attention.query_rank, attention.latent_rank}));
-  check("n_shared_experts", std::max<int64_t>(1, model.moe.shared_experts) * std::max<int64_t>(1, model.moe.intermediate_size),
+  check("n_shared_experts",
+        std::max<int64_t>(1, model.moe.shared_experts) * std::max<int64_t>(1, model.moe.intermediate_size),
         model.hidden_size);
 }
 
@@ -179,8 +180,8 @@ DeepseekConfig parse(ConfigReader& config) {
   model.model_type = config.require<std::string>("model_type");
   const Family* family = find_family(model.model_type);
   if (family == nullptr) {
-    config.reject("model_type", fmt::format("\"{}\" is not known here: deepseek_v2, deepseek_v3 or kimi_k2",
-                                            model.model_type));
+    config.reject("model_type",
+                  fmt::format("\"{}\" is not known here: deepseek_v2, deepseek_v3 or kimi_k2", model.model_type));
   }
   refuse_unsupported(config);
   model.vocab_size = require_size(config, "vocab_size", 1 << 24);
@@ -204,10 +205,8 @@ DeepseekConfig parse(ConfigReader& config) {
 }  // namespace
 
 nn::ModelShape DeepseekConfig::shape() const {
-  return {.vocab_size = vocab_size,
-          .hidden_size = hidden_size,
-          .num_layers = num_layers,
-          .max_positions = max_positions};
+  return {
+      .vocab_size = vocab_size, .hidden_size = hidden_size, .num_layers = num_layers, .max_positions = max_positions};
 }
 
 bool is_deepseek_model_type(const std::string& model_type) {

@@ -1,5 +1,6 @@
 // What a DeepSeek model is (V2, V2-Lite, V3, R1, and those built like them: Kimi K2, Moonlight), read from a Hugging
-// Face config.json: the published dialect ("rope_theta", "rope_scaling") and that of transformers 5 ("rope_parameters").
+// Face config.json: the published dialect ("rope_theta", "rope_scaling") and that of transformers 5
+// ("rope_parameters").
 #pragma once
 
 #include <cstdint>

@@ -98,7 +98,9 @@ bool is_superfluous(const DeepseekConfig& config, std::string_view name) {
   return name.ends_with("rotary_emb.inv_freq") || (config.tie_embeddings && name == kHeadName);
 }
 
-bool is_plain_type(std::string_view dtype) { return dtype == "F32" || dtype == "BF16" || dtype == "F16"; }
+bool is_plain_type(std::string_view dtype) {
+  return dtype == "F32" || dtype == "BF16" || dtype == "F16";
+}
 
 std::vector<int64_t> scale_shape(const std::vector<int64_t>& shape) {
   std::vector<int64_t> blocks;
@@ -108,7 +110,9 @@ std::vector<int64_t> scale_shape(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-std::string layer_tensor(int64_t layer, std::string_view part) { return fmt::format("model.layers.{}.{}", layer, part); }
+std::string layer_tensor(int64_t layer, std::string_view part) {
+  return fmt::format("model.layers.{}.{}", layer, part);
+}
 
 std::string expert_tensor(int64_t layer, int64_t expert, std::string_view part) {
   return fmt::format("model.layers.{}.mlp.experts.{}.{}", layer, expert, part);
@@ -171,7 +175,8 @@ void DeepseekWeights::check_tensor(const DeepseekConfig& config, const DeepseekT
                                                    : "a matrix must be F32, BF16, F16 or F8_E4M3");
     return;
   }
-  core::check(config.fp8, "{}: tensor '{}' is stored as F8_E4M3, but the config has no quantization_config that says so",
+  core::check(config.fp8,
+              "{}: tensor '{}' is stored as F8_E4M3, but the config has no quantization_config that says so",
               source_->location(), tensor.name);
   const std::string name = tensor.name + std::string(kScaleSuffix);
   const data::TensorInfo* scales = source_->find(name);
@@ -204,8 +209,8 @@ kernels::StoredWeight DeepseekWeights::matrix(std::string_view name, at::ScalarT
     const std::string scale_name = std::string(name) + std::string(kScaleSuffix);
     weight.scales = source_->load(scale_name);
     core::check((weight.scales > 0).logical_and(weight.scales.isfinite()).all().item<bool>(),
-                "{}: tensor '{}' has scales that are not finite and positive; the file is damaged",
-                source_->location(), scale_name);
+                "{}: tensor '{}' has scales that are not finite and positive; the file is damaged", source_->location(),
+                scale_name);
   } else if (type == at::kHalf || (type == at::kFloat && compute != at::kFloat)) {
     weight.values = weight.values.to(compute);
   }
@@ -215,7 +220,8 @@ kernels::StoredWeight DeepseekWeights::matrix(std::string_view name, at::ScalarT
 at::Tensor DeepseekWeights::vector(std::string_view name) const {
   const at::Tensor vector = source_->load(name).to(at::kFloat);
   core::check(vector.isfinite().all().item<bool>(),
-              "{}: tensor '{}' has entries that are not finite numbers; the file is damaged", source_->location(), name);
+              "{}: tensor '{}' has entries that are not finite numbers; the file is damaged", source_->location(),
+              name);
   return vector;
 }
 

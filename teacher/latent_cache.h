@@ -1,5 +1,5 @@
-// The block cache of latent attention: per token and layer one normalised latent and one rotary key, whatever the number
-// of heads (DeepSeek-V2 §2.1.2).
+// The block cache of latent attention: per token and layer one normalised latent and one rotary key, whatever the
+// number of heads (DeepSeek-V2 §2.1.2).
 #pragma once
 
 #include <ATen/core/Tensor.h>

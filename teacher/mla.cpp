@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <string>
+#include <vector>
 
 #include "kernels/attention/varlen_attention.h"
 #include "kernels/mla_attention/mla_attention.h"
@@ -16,6 +17,31 @@ namespace {
 // DeepSeek's code normalises the compressed query and the latent with this, whatever rms_norm_eps says.
 constexpr double kLatentNormEps = 1e-6;
 
+// The part of `batch` that holds the sequences listed in `chosen`.
+AttentionPart part_of(const nn::PackedBatch& batch, const nn::CacheSlots* slots, const std::vector<int64_t>& chosen) {
+  const at::Tensor offsets = batch.sequence_offsets.contiguous();
+  const auto* offset = offsets.const_data_ptr<int32_t>();
+  AttentionPart part;
+  const at::Tensor sequences = at::tensor(chosen, at::kLong);
+  if (slots != nullptr) {
+    part.block_table = slots->block_table.index_select(0, sequences);
+    part.context_lengths = slots->context_lengths.index_select(0, sequences);
+  }
+  if (static_cast<int64_t>(chosen.size()) == offsets.size(0) - 1) {
+    part.sequence_offsets = offsets;
+    return part;
+  }
+  std::vector<at::Tensor> tokens;
+  std::vector<int32_t> part_offsets{0};
+  for (const int64_t s : chosen) {
+    tokens.push_back(at::arange(offset[s], offset[s + 1], at::kLong));
+    part_offsets.push_back(part_offsets.back() + offset[s + 1] - offset[s]);
+  }
+  part.tokens = at::cat(tokens);
+  part.sequence_offsets = at::tensor(part_offsets, at::kInt);
+  return part;
+}
+
 }  // namespace
 
 bool absorbed_is_cheaper(const MlaConfig& config, int64_t new_tokens, int64_t context) {
@@ -26,6 +52,33 @@ bool absorbed_is_cheaper(const MlaConfig& config, int64_t new_tokens, int64_t co
   const int64_t naive = context * projection + pairs * (config.query_dim() + config.value_dim);
   const int64_t absorbed = new_tokens * projection + pairs * (2 * config.latent_rank + config.rope_dim);
   return absorbed < naive || new_tokens == 1;
+}
+
+AttentionStep AttentionStep::plan(const MlaConfig& config, const nn::PackedBatch& batch, const nn::CacheSlots* slots) {
+  std::vector<int64_t> naive;
+  std::vector<int64_t> absorbed;
+  const at::Tensor offsets = batch.sequence_offsets.contiguous();
+  const auto* offset = offsets.const_data_ptr<int32_t>();
+  const at::Tensor lengths = slots != nullptr ? slots->context_lengths.contiguous() : at::Tensor();
+  for (int64_t s = 0; s + 1 < offsets.size(0); ++s) {
+    const int64_t fresh = offset[s + 1] - offset[s];
+    const bool in_latents =
+        slots != nullptr && absorbed_is_cheaper(config, fresh, lengths.const_data_ptr<int32_t>()[s]);
+    (in_latents ? absorbed : naive).push_back(s);
+  }
+  AttentionStep step;
+  if (slots != nullptr) step.slots = slots->slots;
+  if (!naive.empty()) step.naive = part_of(batch, nullptr, naive);
+  if (!absorbed.empty()) step.absorbed = part_of(batch, slots, absorbed);
+  return step;
+}
+
+MultiHeadLatentAttention::Inputs MultiHeadLatentAttention::Inputs::rows(const at::Tensor& tokens) const {
+  if (!tokens.defined()) return *this;
+  return {.query_nope = query_nope.index_select(0, tokens),
+          .query_rope = query_rope.index_select(0, tokens),
+          .latent = latent.index_select(0, tokens),
+          .key_rope = key_rope.index_select(0, tokens)};
 }
 
 at::Tensor MultiHeadLatentAttention::Projection::forward(const at::Tensor& x, const at::Tensor& residual) const {
@@ -80,15 +133,14 @@ MultiHeadLatentAttention::Inputs MultiHeadLatentAttention::project(const at::Ten
           .key_rope = rotate(key, step).squeeze(1)};
 }
 
-at::Tensor MultiHeadLatentAttention::attend_naive(const Inputs& inputs, const AttentionStep& step) const {
+at::Tensor MultiHeadLatentAttention::attend_naive(const Inputs& inputs, const AttentionPart& part) const {
   const int64_t tokens = inputs.latent.size(0);
   const int64_t heads = config_.num_heads;
   const at::Tensor up = kernels::stored_linear(inputs.latent, latent_up_, {}, {}, inputs.latent.scalar_type())
                             .view({tokens, heads, config_.nope_dim + config_.value_dim});
   at::Tensor query = at::cat({inputs.query_nope, inputs.query_rope}, 2);
-  at::Tensor key = at::cat({up.narrow(2, 0, config_.nope_dim),
-                            inputs.key_rope.unsqueeze(1).expand({tokens, heads, config_.rope_dim})},
-                           2);
+  at::Tensor key = at::cat(
+      {up.narrow(2, 0, config_.nope_dim), inputs.key_rope.unsqueeze(1).expand({tokens, heads, config_.rope_dim})}, 2);
   at::Tensor value = up.narrow(2, config_.nope_dim, config_.value_dim);
   // Fused attention wants keys and values of one size: zeros change neither scores nor the values kept.
   const int64_t missing = config_.query_dim() - config_.value_dim;
@@ -97,32 +149,42 @@ at::Tensor MultiHeadLatentAttention::attend_naive(const Inputs& inputs, const At
     query = at::constant_pad_nd(query, {0, -missing});
     key = at::constant_pad_nd(key, {0, -missing});
   }
-  return kernels::varlen_attention(query, key, value, step.batch.sequence_offsets, config_.softmax_scale)
+  return kernels::varlen_attention(query, key, value, part.sequence_offsets, config_.softmax_scale)
       .narrow(2, 0, config_.value_dim);
 }
 
-at::Tensor MultiHeadLatentAttention::attend_absorbed(const Inputs& inputs, const AttentionStep& step,
+at::Tensor MultiHeadLatentAttention::attend_absorbed(const Inputs& inputs, const AttentionPart& part,
                                                      const at::Tensor& entries) const {
   const int64_t rank = config_.latent_rank;
   const at::Tensor carried =
       kernels::head_linear(inputs.query_nope, query_absorber_, {.first = 0, .stride = rank, .rows = rank});
   const at::Tensor mixed = kernels::mla_attention(at::cat({carried, inputs.query_rope}, 2), entries,
-                                                  {.sequence_offsets = step.batch.sequence_offsets,
-                                                   .block_table = step.slots->block_table,
-                                                   .context_lengths = step.slots->context_lengths},
+                                                  {.sequence_offsets = part.sequence_offsets,
+                                                   .block_table = part.block_table,
+                                                   .context_lengths = part.context_lengths},
                                                   rank, config_.softmax_scale);
-  return kernels::head_linear(mixed, latent_up_,
-                              {.first = config_.nope_dim,
-                               .stride = config_.nope_dim + config_.value_dim,
-                               .rows = config_.value_dim});
+  return kernels::head_linear(
+      mixed, latent_up_,
+      {.first = config_.nope_dim, .stride = config_.nope_dim + config_.value_dim, .rows = config_.value_dim});
 }
 
 at::Tensor MultiHeadLatentAttention::forward(const at::Tensor& x, const at::Tensor& residual, const AttentionStep& step,
                                              const at::Tensor& entries) const {
   const Inputs inputs = project(x, step);
-  if (entries.defined()) kernels::write_latents(entries, inputs.latent, inputs.key_rope, step.slots->slots);
-  const at::Tensor mixed =
-      step.absorbed ? attend_absorbed(inputs, step, entries) : attend_naive(inputs, step);
+  if (entries.defined()) kernels::write_latents(entries, inputs.latent, inputs.key_rope, step.slots);
+  at::Tensor mixed;  // [T, H, V]
+  const auto add_part = [&](const AttentionPart& part, const at::Tensor& result) {
+    if (!part.tokens.defined()) {
+      mixed = result;
+      return;
+    }
+    if (!mixed.defined()) mixed = at::empty({x.size(0), config_.num_heads, config_.value_dim}, x.options());
+    mixed.index_copy_(0, part.tokens, result);
+  };
+  if (step.naive) add_part(*step.naive, attend_naive(inputs.rows(step.naive->tokens), *step.naive));
+  if (step.absorbed) {
+    add_part(*step.absorbed, attend_absorbed(inputs.rows(step.absorbed->tokens), *step.absorbed, entries));
+  }
   return output_.forward(mixed.reshape({x.size(0), config_.num_heads * config_.value_dim}), residual);
 }
 

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "kernels/fp8/stored_weight.h"
 #include "nn/causal_lm.h"
@@ -13,20 +14,30 @@
 
 namespace distill::teacher {
 
-// What all layers of one forward share. T tokens.
-struct AttentionStep {
-  const nn::PackedBatch& batch;
-  const nn::CacheSlots* slots = nullptr;  // with a cache
-  at::Tensor cos = {}, sin = {};          // [T, rope_dim / 2] fp32
-  bool absorbed = false;                  // with a cache: see absorbed_is_cheaper
-};
-
 // Two ways to compute the same attention. Naive: keys and values of every head are projected up from the latents, then
 // ordinary attention. Absorbed: queries are carried into the latent space instead, where all heads attend to the
 // latents themselves. Absorbed costs less for few new tokens after a long context, naive for whole prompts. A function
 // of one sequence's lengths, so that a sequence's form does not depend on the others; with earlier context it is always
 // absorbed, for the naive form would project that up again.
 bool absorbed_is_cheaper(const MlaConfig& config, int64_t new_tokens, int64_t context);
+
+// The sequences of a batch that attend in one form.
+struct AttentionPart {
+  at::Tensor tokens;            // [part's tokens] int64, their rows in the batch; undefined if it is all of them
+  at::Tensor sequence_offsets;  // [part's sequences + 1] int32
+  at::Tensor block_table;       // absorbed: [part's sequences, max_blocks] int32
+  at::Tensor context_lengths;   // absorbed: [part's sequences] int32
+};
+
+// What all layers of one forward share. T tokens, R rope_dim.
+struct AttentionStep {
+  at::Tensor cos, sin;  // [T, R / 2] fp32
+  at::Tensor slots;     // with a cache: [T] int64
+  std::optional<AttentionPart> naive, absorbed;
+
+  // `slots` is null without a cache; then all sequences attend in the naive form.
+  static AttentionStep plan(const MlaConfig& config, const nn::PackedBatch& batch, const nn::CacheSlots* slots);
+};
 
 class MultiHeadLatentAttention {
  public:
@@ -35,7 +46,8 @@ class MultiHeadLatentAttention {
                            at::ScalarType compute);
 
   // x [T, hidden] normalised, `residual` [T, hidden]; returns residual + attention, [T, hidden]. `entries` is this
-  // layer's part of a LatentKvCache, to which the new tokens are written, or undefined to attend within the batch alone.
+  // layer's part of a LatentKvCache, to which the new tokens are written, or undefined to attend within the batch
+  // alone.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& residual, const AttentionStep& step,
                      const at::Tensor& entries) const;
 
@@ -51,12 +63,14 @@ class MultiHeadLatentAttention {
     at::Tensor query_rope;  // [T, H, R], rotated
     at::Tensor latent;      // [T, L], normalised
     at::Tensor key_rope;    // [T, R], rotated
+
+    Inputs rows(const at::Tensor& tokens) const;  // all if undefined
   };
 
   Inputs project(const at::Tensor& x, const AttentionStep& step) const;
   at::Tensor rotate(const at::Tensor& x, const AttentionStep& step) const;
-  at::Tensor attend_naive(const Inputs& inputs, const AttentionStep& step) const;     // [T, H, V]
-  at::Tensor attend_absorbed(const Inputs& inputs, const AttentionStep& step, const at::Tensor& entries) const;
+  at::Tensor attend_naive(const Inputs& inputs, const AttentionPart& part) const;  // [T, H, V]
+  at::Tensor attend_absorbed(const Inputs& inputs, const AttentionPart& part, const at::Tensor& entries) const;
 
   MlaConfig config_;
   Projection query_;       // hidden -> H (N + R), or from the compressed query

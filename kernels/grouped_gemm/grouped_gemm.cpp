@@ -19,28 +19,27 @@ TORCH_LIBRARY_FRAGMENT(distill, library) {
 void ExpertWeights::add(const StoredWeight& gate, const StoredWeight& up, const StoredWeight& down) {
   for (const StoredWeight* weight : {&gate, &up, &down}) {
     values.push_back(weight->values);
-    if (weight->scales.defined()) scales.push_back(weight->scales);
+    scales.push_back(weight->scales);
   }
 }
 
 void check_experts(const ExpertWeights& weights, int64_t hidden) {
   TORCH_CHECK(!weights.values.empty() && weights.values.size() % 3 == 0, "grouped_mlp: ", weights.values.size(),
               " weights are not three per expert");
-  TORCH_CHECK(weights.scales.empty() || weights.scales.size() == weights.values.size(),
-              "grouped_mlp: ", weights.values.size(), " weights have ", weights.scales.size(), " scales");
+  TORCH_CHECK(weights.scales.size() == weights.values.size(), "grouped_mlp: ", weights.values.size(), " weights have ",
+              weights.scales.size(), " scales");
   TORCH_CHECK(weights.routed >= 0 && weights.routed <= weights.count(), "grouped_mlp: ", weights.routed, " of ",
               weights.count(), " experts are said to be routed to");
   for (size_t i = 0; i < weights.values.size(); ++i) {
     const at::Tensor& values = weights.values[i];
-    check_stored_weight({.values = values, .scales = weights.scales.empty() ? at::Tensor() : weights.scales[i]},
-                        "grouped_mlp");
-    const int64_t intermediate = weights.values[i - i % 3].size(0);
+    check_stored_weight({.values = values, .scales = weights.scales[i]}, "grouped_mlp");
+    const at::Tensor& gate = weights.values[i - i % 3];
     const bool is_down = i % 3 == 2;
-    TORCH_CHECK(values.scalar_type() == weights.values[0].scalar_type() &&
-                    values.size(0) == (is_down ? hidden : intermediate) &&
-                    values.size(1) == (is_down ? intermediate : hidden),
+    TORCH_CHECK((is_down || values.scalar_type() == gate.scalar_type()) &&
+                    values.size(0) == (is_down ? hidden : gate.size(0)) &&
+                    values.size(1) == (is_down ? gate.size(0) : hidden),
                 "grouped_mlp: weight ", i % 3, " of expert ", i / 3, " is ", values.scalar_type(), " ", values.sizes(),
-                " beside ", weights.values[0].scalar_type(), " of hidden size ", hidden);
+                " beside a gate of ", gate.scalar_type(), " ", gate.sizes(), " for hidden size ", hidden);
   }
 }
 

@@ -11,11 +11,12 @@
 namespace distill::kernels {
 
 // The MLPs of one layer, used as stored. Routed experts first, then experts that every token goes to (shared experts; a
-// dense MLP is one such expert alone). Each expert's intermediate size may be its own; all weights are of one type.
+// dense MLP is one such expert alone). Each expert's intermediate size may be its own, and so may the types of its
+// weights, but gate and up are of one type.
 struct ExpertWeights {
   std::vector<at::Tensor>
       values;  // gate, up [intermediate, hidden], down [hidden, intermediate] of each expert in turn
-  std::vector<at::Tensor> scales;  // FP8: of each of `values`; otherwise empty
+  std::vector<at::Tensor> scales;  // of each of `values`; undefined where that is not FP8
   int64_t routed = 0;              // the first so many are routed to
 
   int64_t count() const { return static_cast<int64_t>(values.size()) / 3; }

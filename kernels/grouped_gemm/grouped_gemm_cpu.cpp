@@ -69,11 +69,16 @@ DISTILL_MULTIVERSION void add_scaled(float* y, const float* x, float factor, int
 class GroupedMlp {
  public:
   GroupedMlp(at::TensorList values, at::TensorList scales, at::ScalarType compute)
-      : values_(values), scales_(scales), isa_(best_row_isa(compute, weight(0).type)) {}
+      : values_(values), scales_(scales), compute_(compute) {}
 
   WeightRows weight(int64_t index) const {
     const auto i = static_cast<size_t>(index);
-    return WeightRows::of({.values = values_[i], .scales = scales_.empty() ? at::Tensor() : scales_[i]});
+    return WeightRows::of({.values = values_[i], .scales = scales_[i]});
+  }
+  // Activations to be multiplied with weight `index`.
+  ActivationRows rows_for(int64_t index, int64_t tokens) const {
+    const WeightRows rows = weight(index);
+    return {tokens, rows.in, best_row_isa(compute_, rows.type), rows.type};
   }
   int64_t intermediate(const Group& group) const { return values_[static_cast<size_t>(3 * group.expert)].size(0); }
 
@@ -83,7 +88,7 @@ class GroupedMlp {
     std::vector<ActivationRows> rows;
     rows.reserve(groups.size());
     for (const Group& group : groups) {
-      rows.emplace_back(static_cast<int64_t>(group.tokens.size()), hidden, isa_, weight(3 * group.expert).type);
+      rows.push_back(rows_for(3 * group.expert, static_cast<int64_t>(group.tokens.size())));
     }
     share_work(static_cast<int64_t>(groups.size()), [&](int64_t g) {
       const auto& tokens = groups[static_cast<size_t>(g)].tokens;
@@ -107,7 +112,7 @@ class GroupedMlp {
     for (size_t g = 0; g < groups.size(); ++g) {
       const int64_t size = intermediate(groups[g]);
       const int64_t chunk = rows_per_item(size * static_cast<int64_t>(groups.size()));
-      hidden.emplace_back(x[g].rows(), size, isa_, weight(3 * groups[g].expert + 2).type);
+      hidden.push_back(rows_for(3 * groups[g].expert + 2, x[g].rows()));
       for (int64_t r = 0; r < size; r += chunk) items.push_back({g, r, std::min(chunk, size - r)});
     }
     share_work(static_cast<int64_t>(items.size()), [&](int64_t i) {
@@ -155,7 +160,7 @@ class GroupedMlp {
  private:
   at::TensorList values_;
   at::TensorList scales_;
-  RowIsa isa_;
+  at::ScalarType compute_;
 };
 
 at::Tensor grouped_mlp_cpu(const at::Tensor& x, const at::Tensor& experts, const at::Tensor& gates,

@@ -11,9 +11,7 @@ inline at::Tensor grouped_mlp(const at::Tensor& x, const at::Tensor& experts, co
                               const ExpertWeights& weights) {
   const auto weight = [&](int64_t index) {
     const auto i = static_cast<size_t>(index);
-    return dequantise(
-               {.values = weights.values[i], .scales = weights.scales.empty() ? at::Tensor() : weights.scales[i]})
-        .to(at::kDouble);
+    return dequantise({.values = weights.values[i], .scales = weights.scales[i]}).to(at::kDouble);
   };
   at::Tensor y = at::zeros(x.sizes(), at::kDouble);
   for (int64_t t = 0; t < x.size(0); ++t) {

@@ -28,8 +28,7 @@ TEST_P(MlaAttentionShapes, OverCacheBlocksEqualsTheFormula) {
   const auto [heads, rank, rope, block_size] = GetParam();
   const int64_t dim = rank + rope;
   const int64_t most_blocks = (37 + block_size - 1) / block_size;
-  const at::Tensor table =
-      (at::arange(3 * most_blocks, at::kInt) * 7 % (3 * most_blocks + 1)).view({3, most_blocks}).contiguous();
+  const at::Tensor table = at::arange(3 * most_blocks, 0, -1, at::kInt).view({3, most_blocks});
   const at::Tensor q = as_bf16(random({42, heads, dim}, 1));
   for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 1e-5), std::pair(at::kBFloat16, 0.03)}) {
     const at::Tensor entries = at::full({3 * most_blocks + 1, block_size, dim}, NAN, at::TensorOptions().dtype(dtype));

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Compares DeepSeek models with transformers on tiny random checkpoints (make_deepseek_checkpoints.py).
+
+fp32: max |difference| of logits <= 1e-4, for whole sequences (naive attention) and token by token through the cache
+(absorbed attention); every token goes to the same experts. FP8 checkpoints are compared with transformers on their
+dequantised weights.
+bf16: our error against transformers' fp32 logits is at most 1.25 times the error of transformers' own bf16 model (root
+mean square over all logits).
+
+The programs are named by $DISTILL and $DUMP_ROUTINGS."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import make_deepseek_checkpoints as checkpoints
+from logits_parity import (BF16_RATIO, FP32_BOUND, draw_tokens, largest_difference, ours, root_mean_square, theirs)
+
+LENGTHS = [1, 2, 17, 96]
+
+
+def load_peer(path, name, dtype):
+    family, _, saving = checkpoints.CHECKPOINTS[name]
+    if not saving.get("fp8"):
+        return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+    _, make_config, make_model = checkpoints.FAMILIES[family]
+    config = make_config.from_pretrained(path)
+    del config.quantization_config
+    plain = path.with_name(path.name + "-dequantised")
+    if not plain.exists():
+        plain.mkdir()
+        config.save_pretrained(plain)
+        checkpoints.save_file(checkpoints.dequantised_state(path), plain / "model.safetensors",
+                              metadata={"format": "pt"})
+    return make_model.from_pretrained(plain, dtype=dtype).eval()
+
+
+def our_experts(path, sequences):
+    """[sequence][layer] of sorted [tokens, experts per token]."""
+    pathlib.Path("tokens.jsonl").write_text("".join(json.dumps(ids) + "\n" for ids in sequences))
+    subprocess.run([os.environ["DUMP_ROUTINGS"], path, "tokens.jsonl", "routings.safetensors"], check=True)
+    tensors = load_file("routings.safetensors")
+    layers = len(tensors) // len(sequences)
+    return [[tensors[f"{i}.{layer}"].long().sort(-1).values for layer in range(layers)] for i in range(len(sequences))]
+
+
+@torch.no_grad()
+def their_experts(model, sequences):
+    chosen = []
+    routers = [m for m in model.modules() if type(m).__name__.endswith("TopkRouter")]
+    hooks = [router.register_forward_hook(lambda _, __, output: chosen.append(output[2].sort(-1).values))
+             for router in routers]
+    results = []
+    for ids in sequences:
+        chosen.clear()
+        model(torch.tensor([ids]))
+        results.append(list(chosen))
+    for hook in hooks:
+        hook.remove()
+    return results
+
+
+def compare(path, name):
+    """Prints one line; returns whether it holds."""
+    vocab_size = json.loads((path / "config.json").read_text())["vocab_size"]
+    sequences = draw_tokens(vocab_size, LENGTHS)
+    peer = load_peer(path, name, torch.float32)
+    reference = theirs(peer, sequences, False)
+    full = largest_difference(ours(path, sequences, "fp32", False), reference)
+    incremental = largest_difference(ours(path, sequences, "fp32", True), theirs(peer, sequences, True))
+    choices = [torch.equal(a, b) for mine, other in zip(our_experts(path, sequences), their_experts(peer, sequences),
+                                                        strict=True)
+               for a, b in zip(mine, other, strict=True)]
+    peer_error = root_mean_square(theirs(load_peer(path, name, torch.bfloat16), sequences, False), reference)
+    ratios = [root_mean_square(ours(path, sequences, "bf16", mode), reference) / peer_error for mode in (False, True)]
+    good = max(full, incremental) <= FP32_BOUND and all(choices) and max(ratios) <= BF16_RATIO
+    size = max(x.abs().max().item() for x in reference)
+    print(f"{name:24} {full:9.1e} {incremental:12.1e} {size:8.1f}   {sum(choices):3}/{len(choices):<3}"
+          f" {peer_error:10.4f} {ratios[0]:6.2f} {ratios[1]:6.2f}{'' if good else '   FAILED'}", flush=True)
+    return good
+
+
+def main():
+    torch.set_num_threads(2)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    folder = pathlib.Path("deepseek-checkpoints")
+    print("                         fp32, max |difference|  largest  equal     bf16, rms error: transformers', ours / "
+          "theirs\n                              full  incremental    logit  routing             full  incremental")
+    subprocess.run(["rm", "-rf", folder], check=True)
+    good = True
+    for seed, name in enumerate(checkpoints.CHECKPOINTS):
+        good &= compare(checkpoints.make(folder, name, seed), name)
+    if not good:
+        sys.exit(f"differences above {FP32_BOUND} (fp32) or {BF16_RATIO} times transformers' own (bf16), or other experts")
+
+
+if __name__ == "__main__":
+    main()

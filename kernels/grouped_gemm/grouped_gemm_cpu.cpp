@@ -50,6 +50,13 @@ std::vector<Group> group_by_expert(const at::Tensor& experts, const at::Tensor& 
   return groups;
 }
 
+// Tokens of all groups together.
+int64_t pairs(const std::vector<Group>& groups) {
+  size_t count = 0;
+  for (const Group& group : groups) count += group.tokens.size();
+  return static_cast<int64_t>(count);
+}
+
 // Rows of weights to a work item, so that every thread gets several.
 int64_t rows_per_item(int64_t rows) {
   const int64_t wanted = rows / (kItemsPerThread * at::get_num_threads()) / 16 * 16;
@@ -90,7 +97,7 @@ class GroupedMlp {
     for (const Group& group : groups) {
       rows.push_back(rows_for(3 * group.expert, static_cast<int64_t>(group.tokens.size())));
     }
-    share_work(static_cast<int64_t>(groups.size()), [&](int64_t g) {
+    share_work(static_cast<int64_t>(groups.size()), pairs(groups) * hidden, [&](int64_t g) {
       const auto& tokens = groups[static_cast<size_t>(g)].tokens;
       for (size_t i = 0; i < tokens.size(); ++i) {
         rows[static_cast<size_t>(g)].set(static_cast<int64_t>(i), x + tokens[i] * hidden);
@@ -109,13 +116,15 @@ class GroupedMlp {
       int64_t first, rows;
     };
     std::vector<Item> items;
+    int64_t work = 0;
     for (size_t g = 0; g < groups.size(); ++g) {
       const int64_t size = intermediate(groups[g]);
       const int64_t chunk = rows_per_item(size * static_cast<int64_t>(groups.size()));
       hidden.push_back(rows_for(3 * groups[g].expert + 2, x[g].rows()));
+      work += 2 * size * x[g].rows() * weight(3 * groups[g].expert).in;
       for (int64_t r = 0; r < size; r += chunk) items.push_back({g, r, std::min(chunk, size - r)});
     }
-    share_work(static_cast<int64_t>(items.size()), [&](int64_t i) {
+    share_work(static_cast<int64_t>(items.size()), work, [&](int64_t i) {
       const auto [g, first, rows] = items[static_cast<size_t>(i)];
       const auto count = static_cast<size_t>(x[g].rows() * rows);
       std::vector<float> gate(count);
@@ -134,8 +143,12 @@ class GroupedMlp {
                        T* y, int64_t tokens, int64_t size) const {
     const int64_t chunk = rows_per_item(size);
     size_t most_tokens = 0;
-    for (const Group& group : groups) most_tokens = std::max(most_tokens, group.tokens.size());
-    share_work((size + chunk - 1) / chunk, [&](int64_t item) {
+    int64_t work = 0;
+    for (const Group& group : groups) {
+      most_tokens = std::max(most_tokens, group.tokens.size());
+      work += size * intermediate(group) * static_cast<int64_t>(group.tokens.size());
+    }
+    share_work((size + chunk - 1) / chunk, work, [&](int64_t item) {
       const int64_t first = item * chunk;
       const int64_t rows = std::min(chunk, size - first);
       std::vector<float> totals(static_cast<size_t>(tokens * rows));

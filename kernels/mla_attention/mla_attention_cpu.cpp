@@ -186,11 +186,13 @@ at::Tensor mla_attention_cpu(const at::Tensor& q, const at::Tensor& entries, con
               queries.size(), " of ", q.size(0), " tokens");
   const Shape shape{.heads = q.size(1), .dim = q.size(2), .rank = rank, .block_size = entries.size(1)};
   const at::Tensor out = at::empty({q.size(0), shape.heads, rank}, q.options());
+  int64_t pairs = 0;
+  for (const Query& query : queries) pairs += query.visible;
   const int64_t tiles = (shape.heads + kHeadTile - 1) / kHeadTile;
   with_storage_type(q, "mla_attention", [&]<typename T>(T) {
     const auto* from = static_cast<const T*>(q.const_data_ptr());
     auto* to = static_cast<T*>(out.mutable_data_ptr());
-    share_work(q.size(0) * tiles, [&](int64_t item) {
+    share_work(q.size(0) * tiles, pairs * shape.heads * (shape.dim + rank), [&](int64_t item) {
       const int64_t token = item / tiles;
       const int64_t head = item % tiles * kHeadTile;
       const int64_t at = token * shape.heads + head;

@@ -17,8 +17,8 @@ namespace distill::kernels {
 
 enum class WeightType { kFp32, kBf16, kE4m3 };
 
-// Which inner loops run. kAvx512Bf16 needs AVX-512 with BW, VL, VBMI and BF16.
-enum class RowIsa { kPortable, kAvx512Bf16 };
+// Which inner loops run. kAvx512Bf16 needs AVX-512 with BW, VL, VBMI and BF16; kAmx needs AMX tiles of bf16 besides.
+enum class RowIsa { kPortable, kAvx512Bf16, kAmx };
 
 // The fastest one that this machine has and that applies: fp32 activations and fp32 weights are multiplied in fp32, by
 // the portable loops.
@@ -32,12 +32,19 @@ struct WeightRows {
   WeightType type = WeightType::kFp32;
 
   static WeightRows of(const StoredWeight& weight);
+  const std::byte* values_of(int64_t row) const;
+  const float* scales_of(int64_t row) const;  // of the row's blocks, or null
 };
 
-// Activations [rows, size] laid out for one instruction set and weight type: fp32, or bf16 padded with zeros to whole
-// steps and ordered as the FP8 decoder emits its values.
+// Activations [rows, size] laid out for one instruction set and weight type.
+//   kPortable    rows of fp32
+//   kAvx512Bf16  rows of bf16, padded with zeros to whole steps of 64 inputs
+//   kAmx         groups of 16 rows, each [steps * 32 pairs of inputs, 16 rows, 2] bf16
+// For FP8 weights the inputs of a step are ordered as the decoder emits its values.
 class ActivationRows {
  public:
+  static constexpr int64_t kGroup = 16;  // rows that AMX multiplies together
+
   ActivationRows(int64_t rows, int64_t size, RowIsa isa, WeightType weights);
 
   void set(int64_t row, const float* values);
@@ -46,11 +53,13 @@ class ActivationRows {
   void set_part(int64_t row, int64_t first, const float* values, int64_t count);
 
   int64_t rows() const { return rows_; }
+  // AMX: of the first row of a group, the group.
   const std::byte* row(int64_t index) const { return lines_.front().bytes + index * row_bytes_; }
   RowIsa isa() const { return isa_; }
 
  private:
   int64_t index_of(int64_t i) const;
+  std::byte* bf16_at(int64_t row, int64_t i);
   std::byte* mutable_row(int64_t index) { return lines_.front().bytes + index * row_bytes_; }
 
   int64_t rows_;

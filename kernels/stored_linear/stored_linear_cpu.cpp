@@ -51,7 +51,9 @@ struct Finish {
 template <typename FinishRows>
 void multiply_all(const WeightRows& weights, int64_t out, const std::vector<ActivationRows>& x,
                   const FinishRows& finish) {
-  share_work((out + kRowsPerItem - 1) / kRowsPerItem, [&](int64_t item) {
+  int64_t tokens = 0;
+  for (const ActivationRows& part : x) tokens += part.rows();
+  share_work((out + kRowsPerItem - 1) / kRowsPerItem, tokens * out * weights.in, [&](int64_t item) {
     const int64_t first = item * kRowsPerItem;
     const int64_t rows = std::min(kRowsPerItem, out - first);
     std::vector<float> sums(static_cast<size_t>(x.front().rows() * rows));
@@ -109,7 +111,7 @@ at::Tensor head_linear_cpu(const at::Tensor& x, const at::Tensor& values, const 
     for (int64_t h = 0; h < heads; ++h) {
       prepared.push_back(prepare(from + h * x.stride(1), tokens, weights.in, x.stride(0), isa, weights.type));
     }
-    share_work(heads * chunks, [&](int64_t item) {
+    share_work(heads * chunks, tokens * heads * rows * weights.in, [&](int64_t item) {
       const int64_t head = item / chunks;
       const int64_t row = item % chunks * chunk;
       const int64_t count = std::min(chunk, rows - row);

@@ -4,8 +4,9 @@
 fp32: max |difference| of logits <= 1e-4, for whole sequences (naive attention) and token by token through the cache
 (absorbed attention); every token goes to the same experts. FP8 checkpoints are compared with transformers on their
 dequantised weights.
-bf16: our error against transformers' fp32 logits is at most 1.25 times the error of transformers' own bf16 model (root
-mean square over all logits).
+bf16: our error against transformers' fp32 logits is at most 1.25 times the error of transformers' own bf16 model. A
+token's error is the root mean square over its logits; compared are the medians over tokens, for where a rounding sends
+a token to another expert its error is of another kind, in both.
 
 The programs are named by $DISTILL and $DUMP_ROUTINGS."""
 
@@ -20,9 +21,9 @@ import transformers
 from safetensors.torch import load_file
 
 import make_deepseek_checkpoints as checkpoints
-from logits_parity import (BF16_RATIO, FP32_BOUND, draw_tokens, largest_difference, ours, root_mean_square, theirs)
+from logits_parity import (BF16_RATIO, FP32_BOUND, draw_tokens, largest_difference, ours, theirs)
 
-LENGTHS = [1, 2, 17, 96]
+LENGTHS = [1, 2, 60]  # beyond YaRN's original context
 
 
 def load_peer(path, name, dtype):
@@ -66,6 +67,11 @@ def their_experts(model, sequences):
     return results
 
 
+def median_error(a, b):
+    errors = [(x - y).square().mean(-1).sqrt() for x, y in zip(a, b, strict=True)]
+    return torch.cat(errors).median().item()
+
+
 def compare(path, name):
     """Prints one line; returns whether it holds."""
     vocab_size = json.loads((path / "config.json").read_text())["vocab_size"]
@@ -77,8 +83,8 @@ def compare(path, name):
     choices = [torch.equal(a, b) for mine, other in zip(our_experts(path, sequences), their_experts(peer, sequences),
                                                         strict=True)
                for a, b in zip(mine, other, strict=True)]
-    peer_error = root_mean_square(theirs(load_peer(path, name, torch.bfloat16), sequences, False), reference)
-    ratios = [root_mean_square(ours(path, sequences, "bf16", mode), reference) / peer_error for mode in (False, True)]
+    peer_error = median_error(theirs(load_peer(path, name, torch.bfloat16), sequences, False), reference)
+    ratios = [median_error(ours(path, sequences, "bf16", mode), reference) / peer_error for mode in (False, True)]
     good = max(full, incremental) <= FP32_BOUND and all(choices) and max(ratios) <= BF16_RATIO
     size = max(x.abs().max().item() for x in reference)
     print(f"{name:24} {full:9.1e} {incremental:12.1e} {size:8.1f}   {sum(choices):3}/{len(choices):<3}"
@@ -91,8 +97,8 @@ def main():
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = pathlib.Path("deepseek-checkpoints")
-    print("                         fp32, max |difference|  largest  equal     bf16, rms error: transformers', ours / "
-          "theirs\n                              full  incremental    logit  routing             full  incremental")
+    print("                         fp32, max |difference|  largest  equal     bf16, error: transformers', ours / theirs"
+          "\n                              full  incremental    logit  routing             full  incremental")
     subprocess.run(["rm", "-rf", folder], check=True)
     good = True
     for seed, name in enumerate(checkpoints.CHECKPOINTS):

@@ -18,8 +18,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    const auto model = distill::teacher::load_deepseek_model(distill::data::ModelFiles::open(argv[1]),
-                                                             {.compute = at::kFloat});
+    const auto model =
+        distill::teacher::load_deepseek_model(distill::data::ModelFiles::open(argv[1]), {.compute = at::kFloat});
     auto& deepseek = dynamic_cast<distill::teacher::DeepseekModel&>(*model);
     distill::data::NamedTensors routings;
     const auto sequences = distill::read_token_lines(argv[2], model->shape().vocab_size);

@@ -97,7 +97,7 @@ TEST(DenseWeights, NameTheTensorThatHasNoPlace) {
 TEST(DenseWeights, NameTheTensorOfAnotherType) {
   auto tensors = tensors_of(tiny(false));
   tensors["model.norm.weight"] = at::ones({16}, at::kLong);
-  EXPECT_THAT(error_of(tiny(false), tensors), HasSubstr("'model.norm.weight' is stored as Long; weights must be"));
+  EXPECT_THAT(error_of(tiny(false), tensors), HasSubstr("'model.norm.weight' is stored as I64; weights must be"));
 }
 
 TEST(DenseWeights, NameTheTensorThatHoldsNaNOrInfinity) {

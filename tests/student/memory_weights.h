@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "data/safetensors_format.h"
 #include "data/weight_source.h"
 
 namespace distill::student {
@@ -17,7 +18,7 @@ class MemoryWeights final : public data::WeightSource {
   explicit MemoryWeights(std::map<std::string, at::Tensor> tensors) : tensors_(std::move(tensors)) {
     for (const auto& [name, tensor] : tensors_) {
       infos_.push_back({.name = name,
-                        .dtype = c10::toString(tensor.scalar_type()),
+                        .dtype = std::string(data::safetensors::dtype_name(tensor.scalar_type())),
                         .shape = tensor.sizes().vec(),
                         .bytes = tensor.nbytes()});
     }

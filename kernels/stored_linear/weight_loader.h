@@ -1,0 +1,84 @@
+// Loads 64 weights as two vectors of 32 bf16, whether they lie in memory as bf16 or as e4m3. Needs AVX-512 with VBMI.
+// Internal to stored_linear.
+#pragma once
+
+#ifdef __x86_64__
+#include <immintrin.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/stored_linear/row_products.h"
+
+#define DISTILL_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16,fma")))
+#define DISTILL_AVX512_BF16_INLINE \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16,fma"), always_inline)) inline
+
+namespace distill::kernels {
+
+inline constexpr int64_t kLoadStep = 64;
+
+// Bytes of the bf16 that each e4m3 magnitude stands for.
+struct DecodeTables {
+  alignas(64) std::array<uint8_t, 128> low;
+  alignas(64) std::array<uint8_t, 128> high;
+
+  DecodeTables() {
+    for (size_t magnitude = 0; magnitude < low.size(); ++magnitude) {
+      const uint16_t bits = from_float<Bf16>(to_float(E4m3{static_cast<uint8_t>(magnitude)})).bits;
+      low[magnitude] = static_cast<uint8_t>(bits & 0xFF);
+      high[magnitude] = static_cast<uint8_t>(bits >> 8 & 0x7F);
+    }
+  }
+};
+
+inline const DecodeTables kDecodeTables;
+
+// Two vectors of 32 bf16 weights.
+struct Weights64 {
+  __m512i first, second;
+};
+
+template <WeightType kType>
+struct Loader;
+
+template <>
+struct Loader<WeightType::kBf16> {
+  DISTILL_AVX512_BF16_INLINE Loader() {}
+  DISTILL_AVX512_BF16_INLINE Weights64 load(const std::byte* at) const {
+    return {_mm512_loadu_si512(at), _mm512_loadu_si512(at + 64)};
+  }
+  // The first `count` < 64 weights and zeros.
+  DISTILL_AVX512_BF16_INLINE Weights64 load_part(const std::byte* at, int64_t count) const {
+    const uint64_t mask = (uint64_t{1} << count) - 1;
+    return {_mm512_maskz_loadu_epi16(static_cast<__mmask32>(mask), at),
+            _mm512_maskz_loadu_epi16(static_cast<__mmask32>(mask >> 32), at + 64)};
+  }
+};
+
+// 64 e4m3 values give 2 x 32 bf16: in each 16 bytes, the first 8 go to the first vector and the last 8 to the second.
+template <>
+struct Loader<WeightType::kE4m3> {
+  __m512i low0, low1, high0, high1;
+
+  DISTILL_AVX512_BF16_INLINE Loader()
+      : low0(_mm512_load_si512(kDecodeTables.low.data())),
+        low1(_mm512_load_si512(kDecodeTables.low.data() + 64)),
+        high0(_mm512_load_si512(kDecodeTables.high.data())),
+        high1(_mm512_load_si512(kDecodeTables.high.data() + 64)) {}
+  DISTILL_AVX512_BF16_INLINE Weights64 decode(__m512i bytes) const {
+    const __m512i low = _mm512_permutex2var_epi8(low0, bytes, low1);
+    const __m512i magnitude = _mm512_permutex2var_epi8(high0, bytes, high1);
+    constexpr int kAOrBAndC = 0xF8;
+    const __m512i high = _mm512_ternarylogic_epi32(magnitude, bytes, _mm512_set1_epi8(-128), kAOrBAndC);
+    return {_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)};
+  }
+  DISTILL_AVX512_BF16_INLINE Weights64 load(const std::byte* at) const { return decode(_mm512_loadu_si512(at)); }
+  DISTILL_AVX512_BF16_INLINE Weights64 load_part(const std::byte* at, int64_t count) const {
+    return decode(_mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, at));
+  }
+};
+
+}  // namespace distill::kernels
+#endif

@@ -1,0 +1,146 @@
+#include "teacher/deepseek_model.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "teacher/latent_cache.h"
+#include "tests/teacher/tiny_deepseek.h"
+
+namespace distill::teacher {
+namespace {
+
+constexpr int64_t kBlock = 4;
+
+// Sequence s has the blocks [s * blocks_each, ...) of a cache.
+nn::CacheSlots slots_for(const std::vector<int64_t>& before, const std::vector<int64_t>& fresh, int64_t blocks_each) {
+  std::vector<int64_t> slots;
+  std::vector<int32_t> lengths;
+  for (size_t s = 0; s < fresh.size(); ++s) {
+    for (int64_t p = before[s]; p < before[s] + fresh[s]; ++p) {
+      slots.push_back(static_cast<int64_t>(s) * blocks_each * kBlock + p);
+    }
+    lengths.push_back(static_cast<int32_t>(before[s] + fresh[s]));
+  }
+  const auto sequences = static_cast<int64_t>(fresh.size());
+  return {.slots = at::tensor(slots, at::kLong),
+          .block_table = at::arange(sequences * blocks_each, at::kInt).view({sequences, blocks_each}),
+          .context_lengths = at::tensor(lengths, at::kInt)};
+}
+
+nn::PackedBatch batch_from(const std::vector<std::vector<int32_t>>& sequences, const std::vector<int64_t>& before) {
+  nn::PackedBatch batch = nn::PackedBatch::from_sequences(sequences);
+  const auto offsets = batch.sequence_offsets;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    batch.positions
+        .narrow(0, offsets[static_cast<int64_t>(s)].item<int32_t>(), static_cast<int64_t>(sequences[s].size()))
+        .add_(before[s]);
+  }
+  return batch;
+}
+
+class DeepseekModelTest : public testing::Test {
+ protected:
+  std::unique_ptr<DeepseekModel> model(at::ScalarType compute, bool fp8 = false) {
+    nlohmann::json json = tiny_config();
+    auto tensors = random_tensors(parse_deepseek_config(json), compute);
+    if (fp8) quantise_projections(tensors, json);
+    return std::make_unique<DeepseekModel>(parse_deepseek_config(json), std::make_shared<MemoryWeights>(tensors),
+                                           nn::ModelOptions{.compute = compute});
+  }
+
+  const std::vector<int32_t> tokens_{5, 60, 0, 17, 33, 2, 9, 41, 28, 7, 54};
+};
+
+TEST_F(DeepseekModelTest, AttendsAlikeAbsorbedAndNaiveInWholeAndInParts) {
+  for (const bool fp8 : {false, true}) {
+    const auto model = this->model(at::kFloat, fp8);
+    const at::Tensor naive = model->forward(nn::PackedBatch::from_sequences({tokens_}));
+    const auto cache = model->make_cache(3, kBlock);
+    std::vector<at::Tensor> parts;
+    for (int64_t begin = 0; const int64_t count : {1, 4, 6}) {
+      const std::vector<int32_t> part(tokens_.begin() + begin, tokens_.begin() + begin + count);
+      parts.push_back(model->forward(batch_from({part}, {begin}), *cache, slots_for({begin}, {count}, 3)));
+      begin += count;
+    }
+    EXPECT_LT((at::cat(parts) - naive).abs().max().item<double>(), 1e-5 * naive.abs().max().item<double>());
+  }
+}
+
+TEST_F(DeepseekModelTest, GivesEachSequenceTheSameInAnyCompany) {
+  for (const auto compute : {at::kFloat, at::kBFloat16}) {
+    const auto model = this->model(compute, /*fp8=*/true);
+    const std::vector<int32_t> other{3, 4, 50, 6, 20, 21, 22};
+    // Sequence 0 decodes its last token while sequence 1 is a whole prompt: both forms of attention in one batch.
+    const auto cache = model->make_cache(6, kBlock);
+    const std::vector<int32_t> first(tokens_.begin(), tokens_.end() - 1);
+    model->forward(batch_from({first}, {0}), *cache, slots_for({0}, {10}, 3));
+    const at::Tensor both =
+        model->forward(batch_from({{tokens_.back()}, other}, {10, 0}), *cache, slots_for({10, 0}, {1, 7}, 3));
+    const auto own_cache = model->make_cache(3, kBlock);
+    model->forward(batch_from({first}, {0}), *own_cache, slots_for({0}, {10}, 3));
+    const at::Tensor alone = model->forward(batch_from({{tokens_.back()}}, {10}), *own_cache, slots_for({10}, {1}, 3));
+    const auto other_cache = model->make_cache(3, kBlock);
+    const at::Tensor other_alone = model->forward(batch_from({other}, {0}), *other_cache, slots_for({0}, {7}, 3));
+    EXPECT_TRUE(at::equal(both.narrow(0, 0, 1), alone)) << compute;
+    EXPECT_TRUE(at::equal(both.narrow(0, 1, 7), other_alone)) << compute;
+  }
+}
+
+TEST_F(DeepseekModelTest, ContinuesFromACopiedBlock) {
+  const auto model = this->model(at::kFloat);
+  const auto cache = model->make_cache(4, kBlock);
+  model->forward(batch_from({{1, 2, 3}}, {0}), *cache, slots_for({0}, {3}, 1));
+  const auto continue_in = [&](int64_t block) {
+    nn::CacheSlots slots = slots_for({3}, {1}, 1);
+    slots.slots.add_(block * kBlock);
+    slots.block_table.fill_(block);
+    return model->forward(batch_from({{9}}, {3}), *cache, slots);
+  };
+  cache->copy_block(0, 2);
+  EXPECT_TRUE(at::equal(continue_in(2), continue_in(0)));
+}
+
+TEST_F(DeepseekModelTest, CachesOneLatentAndOneRotaryKeyPerTokenAndLayer) {
+  const auto cache = model(at::kBFloat16)->make_cache(3, kBlock);
+  EXPECT_EQ(cache->bytes_per_token(), 4 * (20 + 8) * 2);  // 3 layers and a prediction module
+}
+
+TEST_F(DeepseekModelTest, RunsNoTokens) {
+  const auto model = this->model(at::kFloat);
+  const at::Tensor hidden = model->forward(nn::PackedBatch::from_sequences({}));
+  EXPECT_EQ(hidden.sizes(), at::IntArrayRef({0, 72}));
+  EXPECT_EQ(model->logits(hidden).sizes(), at::IntArrayRef({0, 61}));
+}
+
+TEST_F(DeepseekModelTest, RefusesTokensItDoesNotKnow) {
+  EXPECT_THROW(model(at::kFloat)->forward(nn::PackedBatch::from_sequences({{61}})), c10::Error);
+}
+
+TEST_F(DeepseekModelTest, PredictsFurtherTokensAlikeWithAndWithoutCache) {
+  const auto model = this->model(at::kFloat);
+  ASSERT_EQ(model->mtp_depth(), 1);
+  const at::Tensor hidden = model->forward(nn::PackedBatch::from_sequences({tokens_}));
+  const std::vector<int32_t> next(tokens_.begin() + 1, tokens_.end());
+  const at::Tensor known = hidden.narrow(0, 0, 10);
+  const at::Tensor whole = model->mtp_forward(0, nn::PackedBatch::from_sequences({next}), known, nullptr, nullptr);
+  EXPECT_EQ(model->mtp_logits(0, whole).sizes(), at::IntArrayRef({10, 61}));
+  const auto cache = model->make_cache(3, kBlock);
+  std::vector<at::Tensor> parts;
+  for (int64_t t = 0; t < 10; ++t) {
+    const nn::CacheSlots slots = slots_for({t}, {1}, 3);
+    parts.push_back(model->mtp_forward(0, batch_from({{next[static_cast<size_t>(t)]}}, {t}), known.narrow(0, t, 1),
+                                       cache.get(), &slots));
+  }
+  EXPECT_LT((at::cat(parts) - whole).abs().max().item<double>(), 1e-5 * whole.abs().max().item<double>());
+}
+
+TEST(AbsorbedAttention, IsChosenForDecodingAndNaiveForWholePrompts) {
+  const MlaConfig v3{.num_heads = 128, .latent_rank = 512, .nope_dim = 128, .rope_dim = 64, .value_dim = 128};
+  EXPECT_TRUE(absorbed_is_cheaper(v3, 1, 1));
+  EXPECT_TRUE(absorbed_is_cheaper(v3, 1, 4096));
+  EXPECT_TRUE(absorbed_is_cheaper(v3, 4, 4096));
+  EXPECT_FALSE(absorbed_is_cheaper(v3, 4096, 4096));
+}
+
+}  // namespace
+}  // namespace distill::teacher

@@ -1,6 +1,6 @@
 // One source, compiled for several x86-64 levels, chosen when the library is loaded. For loops the compiler vectorises
-// by itself; helpers they call must be inline. Levels, not processors: GCC takes a clone for "arch=haswell" on a Haswell
-// only, one for "arch=x86-64-v3" on everything that can run it.
+// by itself; helpers they call must be inline. Levels, not processors: GCC takes a clone for "arch=haswell" on a
+// Haswell only, one for "arch=x86-64-v3" on everything that can run it.
 #pragma once
 
 #include <bit>

@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/text_file.h"
+#include "data/gguf_blocks.h"
 #include "data/gguf_dequantise.h"
 
 namespace distill::data {
@@ -344,6 +345,11 @@ at::Tensor GgufFile::load(std::string_view name) const {
   // torch has no read-only tensors; the mapping itself is read-only.
   return at::from_blob(
       const_cast<std::byte*>(stored.data()), info.shape, [file = file_](void*) {}, at::TensorOptions(*type));
+}
+
+std::optional<kernels::BlockWeight> GgufFile::load_blocks(std::string_view name) const {
+  const TensorInfo& info = require(name);
+  return gguf::block_weight(gguf::block_layout(info.dtype)->type, bytes(info), info.shape);
 }
 
 at::Tensor GgufFile::load_fp32(std::string_view name) const {

@@ -37,6 +37,7 @@ class GgufFile final : public WeightSource {
   // F32, F16, BF16, F64 and integers as stored; block-quantised tensors as fp32. Throws Error for a type that cannot be
   // dequantised.
   at::Tensor load(std::string_view name) const override;
+  std::optional<kernels::BlockWeight> load_blocks(std::string_view name) const override;
   std::string location() const override { return file_->path().string(); }
   std::string fingerprint() const override;
 

@@ -102,16 +102,15 @@ class GgufWeights final : public WeightSource {
   const std::vector<TensorInfo>& tensors() const override { return tensors_; }
   std::string location() const override { return file_->location(); }
 
-  at::Tensor load(std::string_view name) const override {
-    const TensorInfo* info = find(name);
-    core::check(info != nullptr, "{}: there is no tensor '{}'", location(), name);
-    const std::string& stored = stored_of(*info).name;
-    at::Tensor tensor = file_->load(stored);
-    const bool query = name.find("self_attn.q_proj.") != std::string_view::npos;
-    const bool key = name.find("self_attn.k_proj.") != std::string_view::npos;
-    if (!interleaved_ || !(query || key)) return tensor;
-    return core::with_context(fmt::format("{}: tensor '{}'", location(), stored),
-                              [&] { return separate_halves(tensor, query ? heads_ : kv_heads_); });
+  at::Tensor load(std::string_view name) const override { return in_order(name, file_->load(stored_name(name))); }
+
+  std::optional<kernels::BlockWeight> load_blocks(std::string_view name) const override {
+    auto blocks = file_->load_blocks(stored_name(name));
+    if (!blocks) return std::nullopt;
+    for (at::Tensor* rows : {&blocks->codes, &blocks->scales, &blocks->mins}) {
+      if (rows->defined()) *rows = in_order(name, *rows);
+    }
+    return blocks;
   }
 
   std::string fingerprint() const override {
@@ -119,6 +118,21 @@ class GgufWeights final : public WeightSource {
   }
 
  private:
+  const std::string& stored_name(std::string_view name) const {
+    const TensorInfo* info = find(name);
+    core::check(info != nullptr, "{}: there is no tensor '{}'", location(), name);
+    return stored_of(*info).name;
+  }
+
+  // The rows of tensor `name` in Hugging Face's order.
+  at::Tensor in_order(std::string_view name, const at::Tensor& rows) const {
+    const bool query = name.find("self_attn.q_proj.") != std::string_view::npos;
+    const bool key = name.find("self_attn.k_proj.") != std::string_view::npos;
+    if (!interleaved_ || !(query || key)) return rows;
+    return core::with_context(fmt::format("{}: tensor '{}'", location(), stored_name(name)),
+                              [&] { return separate_halves(rows, query ? heads_ : kv_heads_); });
+  }
+
   const TensorInfo& stored_of(const TensorInfo& tensor) const { return *stored_.at(&tensor - tensors_.data()); }
 
   std::shared_ptr<const GgufFile> file_;

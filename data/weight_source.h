@@ -6,10 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "kernels/packed_linear/block_weight.h"
 
 namespace distill::data {
 
@@ -34,6 +37,10 @@ class WeightSource {
   // The tensor as stored (a read-only view of the mapped file where the dtype is one of torch's), or dequantised to
   // fp32 where it is block-quantised (GGUF). Throws Error naming the file and tensor.
   virtual at::Tensor load(std::string_view name) const = 0;
+
+  // The tensor's blocks of integers, where it is stored in such and the kernels multiply with them as they are: the
+  // same values as load() gives, rounded to bf16. Nothing otherwise.
+  virtual std::optional<kernels::BlockWeight> load_blocks(std::string_view) const { return std::nullopt; }
 
   // Which file the weights came from, for messages.
   virtual std::string location() const = 0;

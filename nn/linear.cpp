@@ -16,10 +16,37 @@ at::Tensor join(const std::vector<Linear::Part>& parts, at::Tensor Linear::Part:
   return at::cat(tensors);
 }
 
+// The parts' blocks below each other, or nothing if they are not all blocks of one kind.
+std::optional<kernels::BlockWeight> join_blocks(const std::vector<Linear::Part>& parts) {
+  std::vector<at::Tensor> codes;
+  std::vector<at::Tensor> scales;
+  std::vector<at::Tensor> mins;
+  for (const auto& part : parts) {
+    if (!part.blocks || part.blocks->codes.scalar_type() != parts.front().blocks->codes.scalar_type() ||
+        part.blocks->mins.defined() != parts.front().blocks->mins.defined()) {
+      return std::nullopt;
+    }
+    codes.push_back(part.blocks->codes);
+    scales.push_back(part.blocks->scales);
+    if (part.blocks->mins.defined()) mins.push_back(part.blocks->mins);
+  }
+  return kernels::BlockWeight{
+      .codes = at::cat(codes), .scales = at::cat(scales), .mins = mins.empty() ? at::Tensor() : at::cat(mins)};
+}
+
 }  // namespace
 
 Linear::Linear(std::vector<Part> parts, const ModelOptions& options) : options_(options), parts_(std::move(parts)) {
-  for (const auto& part : parts_) {
+  const auto blocks = options_.compute == at::kBFloat16 && !options_.trainable ? join_blocks(parts_) : std::nullopt;
+  if (blocks) {
+    packed_ = kernels::pack_weight(*blocks);
+    packed_bias_ = joined_bias(at::kFloat);
+    parts_.clear();
+    return;
+  }
+  for (auto& part : parts_) {
+    if (part.blocks) part.weight = kernels::block_values(*part.blocks);
+    part.blocks.reset();
     TORCH_CHECK(part.weight.dim() == 2 && part.weight.size(1) == parts_.front().weight.size(1) &&
                     (!part.bias.defined() || part.bias.numel() == part.weight.size(0)) &&
                     part.bias.defined() == parts_.front().bias.defined(),

@@ -3,8 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <vector>
 
+#include "kernels/packed_linear/block_weight.h"
 #include "kernels/packed_linear/packed_linear.h"
 #include "nn/model_options.h"
 
@@ -17,8 +19,9 @@ namespace distill::nn {
 class Linear {
  public:
   struct Part {
-    at::Tensor weight;  // [out, in], any floating dtype
-    at::Tensor bias;    // [out] or undefined, in all parts alike
+    at::Tensor weight{};  // [out, in], any floating dtype; or undefined, with the weight in `blocks`
+    at::Tensor bias{};    // [out] or undefined, in all parts alike
+    std::optional<kernels::BlockWeight> blocks{};
   };
 
   Linear() = default;

@@ -29,7 +29,12 @@
 namespace distill::student {
 namespace {
 
-using WeightOf = std::function<at::Tensor(const DenseWeight&)>;
+// Where a model's weights come from when it is built.
+struct WeightSupply {
+  std::function<at::Tensor(const DenseWeight&)> tensor;
+  // The same weight in blocks of integers where there are such; may be empty.
+  std::function<std::optional<kernels::BlockWeight>(const DenseWeight&)> blocks = {};
+};
 
 struct Layer {
   at::Tensor input_norm;           // [E]
@@ -52,7 +57,7 @@ struct Step {
 
 class DenseModel final : public nn::CausalLM {
  public:
-  DenseModel(DenseConfig config, const nn::ModelOptions& options, const WeightOf& weight_of);
+  DenseModel(DenseConfig config, const nn::ModelOptions& options, const WeightSupply& supply);
 
   const nn::ModelShape& shape() const override { return shape_; }
   at::Tensor forward(const nn::PackedBatch& batch) override;
@@ -81,7 +86,7 @@ class DenseModel final : public nn::CausalLM {
   std::vector<std::pair<std::string, at::Tensor>> parameters_;
 };
 
-DenseModel::DenseModel(DenseConfig config, const nn::ModelOptions& options, const WeightOf& weight_of)
+DenseModel::DenseModel(DenseConfig config, const nn::ModelOptions& options, const WeightSupply& supply)
     : config_(std::move(config)),
       shape_(config_.shape()),
       options_(options),
@@ -93,16 +98,22 @@ DenseModel::DenseModel(DenseConfig config, const nn::ModelOptions& options, cons
   auto next = table.begin();
   const auto take = [&] {
     const DenseWeight& weight = *next++;
-    at::Tensor tensor = weight_of(weight);
+    at::Tensor tensor = supply.tensor(weight);
     if (options_.trainable) {
       tensor = tensor.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).requires_grad_();
       parameters_.emplace_back(weight.name, tensor);
     }
     return tensor;
   };
+  const bool takes_blocks = supply.blocks && !options_.trainable && options_.compute == at::kBFloat16;
   const auto take_part = [&](bool bias) {
     nn::Linear::Part part;
-    part.weight = take();
+    if (takes_blocks) part.blocks = supply.blocks(*next);
+    if (part.blocks) {
+      ++next;
+    } else {
+      part.weight = take();
+    }
     if (bias) part.bias = take();
     return part;
   };
@@ -264,14 +275,18 @@ std::unique_ptr<nn::CausalLM> load_dense_model(const data::ModelFiles& files, co
 std::unique_ptr<nn::CausalLM> load_dense_model(const DenseConfig& config, const data::WeightSource& weights,
                                                const nn::ModelOptions& options) {
   const DenseWeightReader reader(config, weights);
-  return std::make_unique<DenseModel>(config, options, [&](const DenseWeight& weight) { return reader.load(weight); });
+  return std::make_unique<DenseModel>(
+      config, options,
+      WeightSupply{.tensor = [&](const DenseWeight& weight) { return reader.load(weight); },
+                   .blocks = [&](const DenseWeight& weight) { return reader.load_blocks(weight); }});
 }
 
 std::unique_ptr<nn::CausalLM> make_dense_model(const nlohmann::json& json, const nn::ModelOptions& options,
                                                uint64_t seed) {
   const DenseConfig config = parse_dense_config(json);
-  return std::make_unique<DenseModel>(config, options,
-                                      [&](const DenseWeight& weight) { return random_weight(weight, config, seed); });
+  return std::make_unique<DenseModel>(config, options, WeightSupply{.tensor = [&](const DenseWeight& weight) {
+                                        return random_weight(weight, config, seed);
+                                      }});
 }
 
 }  // namespace distill::student

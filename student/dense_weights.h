@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,11 @@ class DenseWeightReader {
  public:
   // Throws Error naming file and tensor if one is missing, of another shape, or not expected in such a model.
   DenseWeightReader(const DenseConfig& config, const data::WeightSource& source);
+
+  // The weight in blocks of integers, if the source keeps it in such (data::WeightSource::load_blocks).
+  std::optional<kernels::BlockWeight> load_blocks(const DenseWeight& weight) const {
+    return source_.load_blocks(weight.name);
+  }
 
   // As stored (fp32, bf16, fp16, fp64) or dequantised. Throws Error naming file and tensor if it holds anything but
   // finite floating-point numbers.

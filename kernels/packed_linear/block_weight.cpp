@@ -122,6 +122,12 @@ PackedWeight pack_weight(const BlockWeight& weight) {
           .out = codes.size(0)};
 }
 
+at::Tensor block_values(const BlockWeight& weight) {
+  const auto spread = [](const at::Tensor& x) { return x.to(at::kFloat).repeat_interleave(kBlockInputs, 1); };
+  const at::Tensor scaled = weight.codes.to(at::kFloat) * spread(weight.scales);
+  return weight.mins.defined() ? scaled + spread(weight.mins) : scaled;
+}
+
 void decode_panel_portable(const BlockPanel& panel, Bf16* out) {
   const int64_t rows = panel.has_mins ? 2 : 1;
   for (int64_t step = 0; step < panel.blocks * kPairs; ++step) {

@@ -23,6 +23,9 @@ inline constexpr int64_t kBlockInputs = 2 * kPairAlignment;
 
 PackedWeight pack_weight(const BlockWeight& weight);
 
+// The values [out, in] fp32.
+at::Tensor block_values(const BlockWeight& weight);
+
 // One panel of a packed block weight. Of each block lie its `steps` pairs of inputs one after the other, each with the
 // codes of 64 outputs: 8 bits as [64, 2]; 4 bits as 4 groups of 16 bytes, byte i of a group holding in its low half
 // input i % 2 of output i / 2 and in its high half the same of output 8 + i / 2.

@@ -77,5 +77,23 @@ TEST(Linear, RefusesPartsThatDoNotFit) {
   EXPECT_THROW(Linear({{at::zeros({4, 8}), at::zeros({5})}}, {}), c10::Error);
 }
 
+// A weight of 64 inputs in blocks, with its values.
+Linear::Part block_part(int64_t out, at::ScalarType codes, uint64_t seed) {
+  return {.blocks = kernels::BlockWeight{.codes = random({out, 64}, seed).mul(3).add(8).clamp(0, 15).to(codes),
+                                         .scales = random({out, 2}, seed + 1).to(at::kHalf),
+                                         .mins = {}}};
+}
+
+TEST(LinearOfBlocks, GivesTheSameBitsAsTheirValuesWhetherTheyAreOfOneKindOrNot) {
+  const at::Tensor x = random({kTokens, 64}, 20).to(at::kBFloat16);
+  for (const auto& second_kind : {at::kByte, at::kChar}) {
+    const std::vector<Linear::Part> blocks{block_part(70, at::kByte, 21), block_part(30, second_kind, 23)};
+    std::vector<Linear::Part> values;
+    for (const auto& part : blocks) values.push_back({.weight = kernels::block_values(*part.blocks)});
+    const ModelOptions options{.compute = at::kBFloat16};
+    EXPECT_TRUE(at::equal(Linear(blocks, options).forward(x), Linear(values, options).forward(x)));
+  }
+}
+
 }  // namespace
 }  // namespace distill::nn

@@ -120,6 +120,21 @@ void print_tensors(const ordered_json& tensors) {
   }
 }
 
+void print_traces(const ordered_json& traces) {
+  print_row("traces", fmt::format("{} in {} shards, {}", traces["documents"].dump(), traces["shards"].dump(),
+                                  format_bytes(traces["bytes"].get<double>())));
+  print_row("tokens",
+            fmt::format("{} of completions, {} of prompts", format_count(traces["completion_tokens"].get<double>()),
+                        format_count(traces["prompt_tokens"].get<double>())));
+  for (const auto& [key, value] : traces["provenance"].items()) {
+    if (!value.is_object()) {
+      print_row(key.c_str(), shown(value));
+      continue;
+    }
+    for (const auto& [name, part] : value.items()) print_row(key.c_str(), fmt::format("{:<14} {}", name, shown(part)));
+  }
+}
+
 void print_text(const ordered_json& description) {
   const auto kind = description["kind"].get<std::string>();
   std::string title = fmt::format("{}: {}", description["path"].get<std::string>(), kind);
@@ -130,6 +145,7 @@ void print_text(const ordered_json& description) {
     print_row("checkpoints",
               fmt::format("{}, the newest is {}", description["checkpoints"].size(), shown(description["latest"])));
   }
+  if (kind == "traces") print_traces(description);
   const ordered_json config = get(description, "config");
   print_sizes(config);
   print_vocabulary(config);
@@ -164,7 +180,7 @@ void add_inspect_command(CLI::App& app) {
       "inspect",
       "Example: distill inspect model.gguf --tensors\n\n"
       "Says what a file or directory holds: a model (Hugging Face directory, GGUF file, run or checkpoint), a\n"
-      "safetensors file or index, or a tokenizer.json. What is damaged is named, with exit status 1.");
+      "safetensors file or index, a tokenizer.json, or traces. What is damaged is named, with exit status 1.");
   const auto options = std::make_shared<Options>();
   command->add_option("path", options->path, "The file or directory")->required();
   command->add_flag("--tensors", options->describe.tensors, "List every tensor");

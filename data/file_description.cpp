@@ -12,6 +12,8 @@
 #include "data/gguf_config.h"
 #include "data/model_files.h"
 #include "data/safetensors.h"
+#include "data/trace_reader.h"
+#include "data/trace_shard.h"
 
 namespace distill::data {
 namespace {
@@ -21,6 +23,8 @@ using nlohmann::ordered_json;
 
 constexpr const char* kSafetensorsIndex = "model.safetensors.index.json";
 constexpr const char* kSafetensorsSingle = "model.safetensors";
+constexpr const char* kShard = ".h5";
+constexpr const char* kTokenizer = "tokenizer.json";
 
 uint64_t count_values(const TensorInfo& tensor) {
   uint64_t values = 1;
@@ -112,7 +116,7 @@ void describe_chat_template(const ModelFiles& files, ordered_json& into) {
 
 void describe_text(const ModelFiles& files, ordered_json& into) {
   attempt(into, "tokenizer", [&] {
-    if (files.gguf() ? files.gguf()->has("tokenizer.ggml.tokens") : fs::exists(files.path() / "tokenizer.json")) {
+    if (files.gguf() ? files.gguf()->has("tokenizer.ggml.tokens") : fs::exists(files.path() / kTokenizer)) {
       into["tokenizer"] = describe_tokenizer(*files.tokenizer());
     }
   });
@@ -182,6 +186,43 @@ std::vector<std::string> checkpoints_in(const fs::path& run) {
   return names;
 }
 
+ordered_json describe_json(const fs::path& path, const DescribeOptions& options) {
+  const nlohmann::json content = core::read_json_file(path);
+  if (content.is_object() && content.contains("weight_map")) {
+    ordered_json result{{"kind", "safetensors"}, {"path", path.string()}};
+    describe_weights(*open_safetensors(path), options, result);
+    return result;
+  }
+  if (content.is_object() && content.contains("model") && content["model"].is_object()) {
+    ordered_json result{{"kind", "tokenizer"}, {"path", path.string()}};
+    result["tokenizer"] = describe_tokenizer(*Tokenizer::from_json_file(path));
+    return result;
+  }
+  if (content.is_object() && content.contains("model_type")) {
+    core::fail("{}: a model's configuration; inspect the directory it lies in", path.string());
+  }
+  core::fail("{}: JSON, but neither a tokenizer nor an index of safetensors", path.string());
+}
+
+ordered_json describe_traces(const fs::path& path) {
+  const auto reader = TraceReader::open(path);
+  uint64_t bytes = 0;
+  for (const auto& shard : reader.shards()) bytes += shard->file_bytes();
+  return {{"kind", "traces"},
+          {"path", path.string()},
+          {"shards", reader.shards().size()},
+          {"documents", reader.size()},
+          {"prompt_tokens", reader.prompt_tokens()},
+          {"completion_tokens", reader.completion_tokens()},
+          {"bytes", bytes},
+          {"provenance", reader.provenance().to_json()}};
+}
+
+bool holds_shards(const fs::path& directory) {
+  return std::ranges::any_of(fs::directory_iterator(directory),
+                             [](const auto& entry) { return entry.path().extension() == kShard; });
+}
+
 ordered_json describe_directory(const fs::path& path, const DescribeOptions& options) {
   if (fs::exists(path / "config.json")) {
     ordered_json result{{"kind", "model"}, {"path", path.string()}};
@@ -202,26 +243,10 @@ ordered_json describe_directory(const fs::path& path, const DescribeOptions& opt
     describe_weights(*open_safetensors(path), options, result);
     return result;
   }
-  core::fail("{}: nothing known in this directory: no config.json (a model), no latest (a run), no {}", path.string(),
-             kSafetensorsSingle);
-}
-
-ordered_json describe_json(const fs::path& path, const DescribeOptions& options) {
-  const nlohmann::json content = core::read_json_file(path);
-  if (content.is_object() && content.contains("weight_map")) {
-    ordered_json result{{"kind", "safetensors"}, {"path", path.string()}};
-    describe_weights(*open_safetensors(path), options, result);
-    return result;
-  }
-  if (content.is_object() && content.contains("model") && content["model"].is_object()) {
-    ordered_json result{{"kind", "tokenizer"}, {"path", path.string()}};
-    result["tokenizer"] = describe_tokenizer(*Tokenizer::from_json_file(path));
-    return result;
-  }
-  if (content.is_object() && content.contains("model_type")) {
-    core::fail("{}: a model's configuration; inspect the directory it lies in", path.string());
-  }
-  core::fail("{}: JSON, but neither a tokenizer nor an index of safetensors", path.string());
+  if (holds_shards(path)) return describe_traces(path);
+  if (fs::exists(path / kTokenizer)) return describe_json(path / kTokenizer, options);
+  core::fail("{}: nothing known in this directory: no config.json (a model), no latest (a run), no {}, no *{} (traces)",
+             path.string(), kSafetensorsSingle, kShard);
 }
 
 std::string first_bytes(const fs::path& path, size_t count) {
@@ -238,6 +263,7 @@ ordered_json describe_file(const fs::path& path, const DescribeOptions& options)
   core::check(fs::exists(path), "{}: no such file or directory", path.string());
   if (fs::is_directory(path)) return describe_directory(path, options);
   if (path.extension() == ".gguf" || first_bytes(path, 4) == "GGUF") return describe_gguf(path, options);
+  if (path.extension() == kShard) return describe_traces(path);
   if (path.extension() == ".json") return describe_json(path, options);
   if (path.extension() == ".safetensors") {
     const auto file = SafetensorsFile::open(path);
@@ -245,7 +271,7 @@ ordered_json describe_file(const fs::path& path, const DescribeOptions& options)
     describe_weights(*file, options, result);
     return result;
   }
-  core::fail("{}: not a file that distill knows (safetensors, GGUF, tokenizer.json)", path.string());
+  core::fail("{}: not a file that distill knows (safetensors, GGUF, traces, tokenizer.json)", path.string());
 }
 
 }  // namespace distill::data

@@ -17,6 +17,7 @@ struct DescribeOptions {
 //   "gguf"         a GGUF file, as a model, with its "metadata"
 //   "safetensors"  a file, an index or a directory of shards without a config
 //   "tokenizer"    a tokenizer.json
+//   "traces"       a directory of trace shards or one shard: its "documents", tokens, "bytes" and "provenance"
 // Models have "model_type", "config", "weights" (counts of tensors, parameters and bytes, by "dtypes" too),
 // "cache_bytes_per_token" (bf16), "tokenizer", "chat_template" and "eos_token_ids"; what a model lacks is null.
 // Whatever of it could not be read is told in "problems", a list of messages that name file and place. Throws Error if

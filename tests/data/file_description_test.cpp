@@ -8,7 +8,10 @@
 
 #include "core/error.h"
 #include "data/safetensors_writer.h"
+#include "data/trace_writer.h"
 #include "tests/data/gguf_builder.h"
+#include "tests/data/sample_traces.h"
+#include "tests/data/small_tokenizer.h"
 #include "tests/temporary_folder.h"
 
 namespace distill::data {
@@ -133,6 +136,50 @@ TEST_F(FileDescription, DescribesGgufFilesThatAreNoModelsOfOurs) {
   const auto nameless = describe("nameless.gguf");
   EXPECT_EQ(nameless["weights"]["tensors"], 1);
   EXPECT_THAT(nameless["problems"][0].get<std::string>(), HasSubstr("key 'general.architecture'"));
+}
+
+TEST_F(FileDescription, DescribesTracesWithTheirProvenance) {
+  const auto provenance = sample_provenance();
+  TraceWriter writer(root_ / "traces", provenance, {.documents_per_shard = 3});
+  uint64_t completion_tokens = 0;
+  for (const auto& trace : sample_traces(5, provenance)) {
+    writer.append(trace);
+    completion_tokens += trace.document.completion_length();
+  }
+  writer.finish();
+  const auto traces = describe("traces");
+  EXPECT_EQ(traces["kind"], "traces");
+  EXPECT_EQ(traces["documents"], 5);
+  EXPECT_EQ(traces["shards"], 2);
+  EXPECT_EQ(traces["completion_tokens"], completion_tokens);
+  EXPECT_GT(traces["bytes"], 1000);
+  EXPECT_EQ(traces["provenance"]["teacher"], "teacher.gguf");
+  EXPECT_EQ(describe("traces/shard-00000.h5")["documents"], 3);
+
+  std::filesystem::resize_file(root_ / "traces/shard-00001.h5", 700);
+  EXPECT_THAT(error_of("traces"), HasSubstr("shard-00001.h5"));
+}
+
+TEST_F(FileDescription, DescribesATokenizerAloneOrInItsModel) {
+  write("words/tokenizer.json", kSmallTokenizer);
+  const auto tokenizer = describe("words/tokenizer.json");
+  EXPECT_EQ(tokenizer["kind"], "tokenizer");
+  EXPECT_EQ(tokenizer["tokenizer"]["vocab_size"], 5);
+  EXPECT_EQ(tokenizer["tokenizer"]["special_tokens"], 2);
+  EXPECT_EQ(describe("words")["tokenizer"], tokenizer["tokenizer"]);
+
+  write_model("m");
+  write("m/tokenizer.json", kSmallTokenizer);
+  write("m/chat_template.jinja", "{{ 'no family we know' }}");
+  auto model = describe("m");
+  EXPECT_EQ(model["tokenizer"], tokenizer["tokenizer"]);
+  EXPECT_TRUE(model["chat_template"]["family"].is_null());
+  EXPECT_THAT(model["chat_template"]["note"].get<std::string>(), HasSubstr("--chat-template"));
+  EXPECT_FALSE(model.contains("problems"));
+
+  std::filesystem::resize_file(root_ / "m/tokenizer.json", 300);
+  model = describe("m");
+  EXPECT_THAT(model["problems"][0].get<std::string>(), HasSubstr("m/tokenizer.json"));
 }
 
 TEST_F(FileDescription, RefusesWhatItDoesNotKnowOrCannotRead) {

@@ -11,7 +11,9 @@
 #include "core/error.h"
 #include "data/gguf_rope_scaling.h"
 #include "data/safetensors_writer.h"
+#include "tests/data/expect_error.h"
 #include "tests/data/gguf_builder.h"
+#include "tests/data/small_tokenizer.h"
 #include "tests/temporary_folder.h"
 
 namespace distill::data {
@@ -27,16 +29,6 @@ using testing::IsEmpty;
 std::string floats(const at::Tensor& tensor) {
   const at::Tensor plain = tensor.to(at::kFloat).contiguous();
   return {static_cast<const char*>(plain.const_data_ptr()), plain.nbytes()};
-}
-
-template <typename Body>
-std::string error_of(Body&& body) {
-  try {
-    body();
-    return {};
-  } catch (const core::Error& error) {
-    return error.what();
-  }
 }
 
 class ModelFilesTest : public testing::Test {
@@ -366,6 +358,78 @@ TEST_F(ModelFilesTest, FindsEndTokensInGenerationConfigThenConfig) {
   write("m/generation_config.json", "{}");
   write("m/config.json", "{}");
   EXPECT_THAT(open_model().eos_token_ids(), IsEmpty());
+}
+
+constexpr const char* kTurns =
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+    "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+// The same with a system message where there is none.
+std::string turns_with_system(const std::string& message) {
+  return "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+         "{{ '<|im_start|>system\n" +
+         message +
+         "<|im_end|>\n' }}{% endif %}"
+         "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+}
+
+std::string render(const ModelFiles& files) {
+  const std::vector<ChatMessage> messages{{"user", "hi"}};
+  return files.chat_template()->render(messages, false);
+}
+
+TEST_F(ModelFilesTest, ReadsTheTokenizerAndFallsBackToItsSpecialTokens) {
+  write("m/config.json", "{}");
+  write("m/tokenizer.json", kSmallTokenizer);
+  write("m/tokenizer_config.json", R"({"eos_token": "<|im_end|>", "bos_token": {"content": "<|im_start|>"}})");
+  const auto files = ModelFiles::open(root_ / "m");
+  EXPECT_THAT(files.tokenizer()->encode("ab"), ElementsAre(2));
+  EXPECT_THAT(files.eos_token_ids(), ElementsAre(4));
+  EXPECT_EQ(files.bos_token_id(), 3);
+
+  write("m/tokenizer_config.json", R"({"eos_token": null})");
+  write("m/special_tokens_map.json", R"({"eos_token": "<|im_start|>"})");
+  EXPECT_THAT(files.eos_token_ids(), ElementsAre(3));
+  EXPECT_FALSE(files.bos_token_id().has_value());
+  write("m/tokenizer_config.json", R"({"eos_token": 7})");
+  EXPECT_THAT(error_of([&] { files.eos_token_ids(); }),
+              HasSubstr("tokenizer_config.json: \"eos_token\" is not a token"));
+}
+
+TEST_F(ModelFilesTest, FindsTheChatTemplateWhereverItIs) {
+  write("m/config.json", "{}");
+  const auto files = ModelFiles::open(root_ / "m");
+  const auto write_config = [&](const json& chat_template) {
+    write("m/tokenizer_config.json", json{{"chat_template", chat_template}}.dump());
+  };
+  write_config(nullptr);
+  EXPECT_EQ(files.chat_template(), nullptr);
+  write_config(kTurns);
+  EXPECT_EQ(files.chat_template()->jinja(), kTurns);
+  EXPECT_EQ(render(files), "<|im_start|>user\nhi<|im_end|>\n");
+  write_config(
+      {{{"name", "tool_use"}, {"template", "x"}}, {{"name", "default"}, {"template", turns_with_system("A")}}});
+  EXPECT_EQ(render(files), "<|im_start|>system\nA<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n");
+  write("m/chat_template.jinja", turns_with_system("B"));
+  EXPECT_EQ(files.chat_template()->jinja(), turns_with_system("B"));
+  EXPECT_THAT(std::string(files.chat_template("llama3")->family()), HasSubstr("llama"));
+  write("m/chat_template.jinja", "{{ 'something else' }}");
+  EXPECT_THAT(error_of([&] { files.chat_template(); }), AllOf(HasSubstr("/m: "), HasSubstr("--chat-template")));
+
+  std::filesystem::remove(root_ / "m/chat_template.jinja");
+  write_config({{{"name", "rag"}, {"template", "x"}}});
+  EXPECT_THAT(error_of([&] { files.chat_template(); }), HasSubstr("named \"default\""));
+  write_config({{{"name", "default"}}});
+  EXPECT_THAT(error_of([&] { files.chat_template(); }), HasSubstr("lacks its \"name\" or its \"template\""));
+  write_config(7);
+  EXPECT_THAT(error_of([&] { files.chat_template(); }), HasSubstr("neither a text nor a list"));
+
+  GgufBuilder builder = tiny_model("llama").text("tokenizer.chat_template", turns_with_system("C"));
+  builder.texts("tokenizer.ggml.tokens", {"a", "<s>"}).u32("tokenizer.ggml.bos_token_id", 1);
+  EXPECT_EQ(open(builder).chat_template()->jinja(), turns_with_system("C"));
+  builder.u32("tokenizer.ggml.eos_token_id", 2);
+  EXPECT_THAT(error_of([&] { open(builder).chat_template(); }), HasSubstr("2 is not one of 2 tokens"));
 }
 
 }  // namespace

@@ -108,6 +108,15 @@ TrainerState TrainerState::from_json(const nlohmann::json& json, const std::stri
   return state;
 }
 
+namespace {
+
+TrainerState read_state(const fs::path& checkpoint) {
+  const fs::path path = checkpoint / kState;
+  return TrainerState::from_json(core::read_json_file(path), path.string());
+}
+
+}  // namespace
+
 CheckpointStore::CheckpointStore(fs::path run, int64_t keep) : run_(std::move(run)), keep_(keep) {
   std::error_code error;
   fs::create_directories(run_, error);
@@ -158,8 +167,13 @@ TrainerState load_checkpoint(const fs::path& checkpoint, const ModelPackage& pac
   check_same_config(checkpoint, package.config);
   load_weights(*data::open_safetensors(checkpoint), weights);
   optimizer.load_state(*data::open_safetensors(checkpoint / kOptimizer));
-  const fs::path state = checkpoint / kState;
-  return TrainerState::from_json(core::read_json_file(state), state.string());
+  return read_state(checkpoint);
+}
+
+Recipe read_checkpoint_recipe(const fs::path& checkpoint) {
+  core::check(fs::exists(checkpoint / kState), "{} is no checkpoint of a training run: there is no {}",
+              checkpoint.string(), kState);
+  return Recipe::from_json(read_state(checkpoint).recipe, (checkpoint / kState).string());
 }
 
 }  // namespace distill

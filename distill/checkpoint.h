@@ -16,6 +16,7 @@
 #include "data/safetensors_writer.h"
 #include "distill/adamw.h"
 #include "distill/model_package.h"
+#include "distill/recipe.h"
 
 namespace distill {
 
@@ -61,5 +62,8 @@ class CheckpointStore {
 // differs if it is another model's: the config, or a tensor's name or shape.
 TrainerState load_checkpoint(const std::filesystem::path& checkpoint, const ModelPackage& package,
                              const data::NamedTensors& weights, AdamW& optimizer);
+
+// The settings of the run that wrote a checkpoint. Throws Error if the directory is none of ours.
+Recipe read_checkpoint_recipe(const std::filesystem::path& checkpoint);
 
 }  // namespace distill

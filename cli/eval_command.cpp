@@ -1,0 +1,93 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/commands.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/progress.h"
+#include "data/batcher.h"
+#include "data/trace_reader.h"
+#include "distill/checkpoint.h"
+#include "distill/evaluation.h"
+#include "distill/recipe.h"
+#include "distill/text_model.h"
+
+namespace distill::cli {
+namespace {
+
+struct Options {
+  std::filesystem::path model;
+  std::filesystem::path data;
+  bool held_out = false;
+  int64_t batch_tokens = 4096;
+  std::string dtype = "bf16";
+  bool json = false;
+};
+
+// Which documents to look at: all, or those that the run of this checkpoint kept from training.
+data::BatcherOptions choose_documents(const Options& options, const data::ModelFiles& files) {
+  data::BatcherOptions choice{.max_tokens = options.batch_tokens};
+  if (!options.held_out) return choice;
+  const Recipe recipe = read_checkpoint_recipe(files.path());
+  if (recipe.validation_share == 0) core::fail_usage("--held-out: the run of {} kept nothing", files.path().string());
+  choice.seed = recipe.seed;
+  choice.validation_share = recipe.validation_share;
+  choice.validation = true;
+  return choice;
+}
+
+void print(const Evaluation& evaluation, const Options& options) {
+  if (options.json) {
+    std::printf("%s\n", evaluation.to_json().dump().c_str());
+    return;
+  }
+  const auto line = [](const char* name, const std::string& value) { std::printf("%-11s %s\n", name, value.c_str()); };
+  line("documents", fmt::format("{}, {} tokens, {} of them in completions", evaluation.documents,
+                                core::format_count(static_cast<double>(evaluation.tokens)),
+                                core::format_count(static_cast<double>(evaluation.sums.targets))));
+  line("perplexity",
+       fmt::format("{:.4f} ({:.4f} nats per token)", evaluation.perplexity(), evaluation.cross_entropy()));
+  line("KL", fmt::format("{:.4f} nats per token from the teacher", evaluation.divergence()));
+  line("agreement", fmt::format("{:.2f} % of tokens with the teacher's first choice", 100 * evaluation.agreement()));
+}
+
+void run(const Options& options) {
+  core::install_interrupt_handlers();
+  const auto traces = std::make_shared<const data::TraceReader>(data::TraceReader::open(options.data));
+  const TextModel model = load_text_model(
+      options.model, {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16});
+  traces->require(model.tokenizer->fingerprint(), model.model->shape().vocab_size);
+  data::Batcher batcher(traces, choose_documents(options, model.files));
+  core::Progress progress("evaluating", batcher.documents(), "documents");
+  const Evaluation evaluation =
+      evaluate_targets(*model.model, batcher, Objective({}, traces->provenance().targets), &progress);
+  progress.finish();
+  print(evaluation, options);
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app) {
+  auto* const command = app.add_subcommand(
+      "eval",
+      "Example: distill eval --model run --data traces --held-out --json\n\n"
+      "Measures a model on a teacher's traces: perplexity of the completions, KL divergence from the teacher's stored\n"
+      "distributions and how often both would choose the same token.");
+  const auto options = std::make_shared<Options>();
+  command->add_option("--model", options->model, "Run, checkpoint, Hugging Face directory or GGUF file")->required();
+  command->add_option("--data", options->data, "Directory of trace shards")->required();
+  command->add_flag("--held-out", options->held_out, "Only the documents that the model's own run kept from training");
+  command->add_option("--batch-tokens", options->batch_tokens, "Tokens computed at a time; longer documents are cut")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))
+      ->capture_default_str();
+  command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "Print one JSON object");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace distill::cli

@@ -1,0 +1,122 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "cli/commands.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/progress.h"
+#include "data/trace_reader.h"
+#include "distill/recipe.h"
+#include "distill/student_setup.h"
+#include "distill/trainer.h"
+
+namespace distill::cli {
+namespace {
+
+struct Options {
+  std::filesystem::path data;
+  StudentSource student;
+  std::filesystem::path out;
+  std::filesystem::path recipe;
+  std::optional<int64_t> steps;
+  std::optional<uint64_t> seed;
+  std::optional<double> learning_rate;
+  std::optional<int64_t> batch_tokens;
+  std::optional<int64_t> micro_batch_tokens;
+  std::optional<std::string> dtype;
+  bool hard_labels = false;
+  bool json = false;
+};
+
+// The recipe's file with what the command line says on top.
+Recipe make_recipe(const Options& options) {
+  Recipe recipe = options.recipe.empty() ? Recipe() : Recipe::from_file(options.recipe);
+  if (options.steps) recipe.schedule.steps = *options.steps;
+  if (options.seed) recipe.seed = *options.seed;
+  if (options.learning_rate) recipe.schedule.peak = *options.learning_rate;
+  if (options.batch_tokens) recipe.batch_tokens = *options.batch_tokens;
+  if (options.micro_batch_tokens) recipe.micro_batch_tokens = *options.micro_batch_tokens;
+  if (options.dtype) recipe.compute = parse_precision(*options.dtype);
+  if (options.hard_labels) recipe.objective.hard_label_weight = 1.0;
+  recipe.micro_batch_tokens = std::min(recipe.micro_batch_tokens, recipe.batch_tokens);
+  return Recipe::from_json(recipe.to_json(), "command line");
+}
+
+void print(const TrainingSummary& summary, const Options& options) {
+  if (options.json) {
+    std::printf("%s\n", summary.to_json().dump().c_str());
+    return;
+  }
+  const auto line = [](const char* name, const std::string& value) { std::printf("%-11s %s\n", name, value.c_str()); };
+  line("steps", summary.resumed_from > 0 ? fmt::format("{}, continued from {}", summary.steps, summary.resumed_from)
+                                         : fmt::format("{}", summary.steps));
+  line("tokens", fmt::format("{} in all, {:.0f} tokens/s, {:.1f} % of the time waiting for data",
+                             core::format_count(static_cast<double>(summary.tokens)), summary.tokens_per_second,
+                             100 * summary.loader_wait_share));
+  if (summary.validation) {
+    line("held out", fmt::format("loss {:.4f}, KL {:.4f}, perplexity {:.3f}, agreement {:.1f} %",
+                                 summary.validation->loss(), summary.validation->divergence(),
+                                 summary.validation->perplexity(), 100 * summary.validation->agreement()));
+  }
+  line("checkpoint", summary.checkpoint.string());
+}
+
+void run(Options options) {
+  core::install_interrupt_handlers();
+  const Recipe recipe = make_recipe(options);
+  const auto traces = std::make_shared<const data::TraceReader>(data::TraceReader::open(options.data));
+  options.student.seed = recipe.seed;
+  Student student = make_student(options.student, *traces, recipe.compute);
+  const TrainingSummary summary = train({.student = *student.model,
+                                         .package = std::move(student.package),
+                                         .traces = traces,
+                                         .run = options.out,
+                                         .recipe = recipe});
+  print(summary, options);
+  if (summary.interrupted) {
+    std::fprintf(stderr, "distill: stopped at step %lld of %lld; run the same command again to go on\n",
+                 static_cast<long long>(summary.steps), static_cast<long long>(recipe.schedule.steps));
+  }
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  auto* const command = app.add_subcommand(
+      "train",
+      "Example: distill train --data traces --student student.json --out run --steps 500\n\n"
+      "Trains a student on a teacher's traces. The student is a config.json of its own (begun at random, or with\n"
+      "--init-from-teacher as a piece of the teacher) or a model to go on with. Metrics and checkpoints go to --out; "
+      "run\n"
+      "again, an unfinished run is continued with bitwise the same result. Ctrl-C or SIGTERM ends it with a "
+      "checkpoint.");
+  const auto options = std::make_shared<Options>();
+  command->add_option("--data", options->data, "Directory of trace shards")->required();
+  command->add_option("--student", options->student.student, "CONFIG.json of a new student, or a model to begin with")
+      ->required();
+  command->add_option("--out", options->out, "Directory of the run, to make or continue")->required();
+  command->add_option("--recipe", options->recipe, "YAML file of settings; recipes/small.yaml explains them");
+  command->add_option("--steps", options->steps, "Steps of the optimizer")->check(CLI::PositiveNumber);
+  command->add_flag("--hard-labels", options->hard_labels,
+                    "Learn from the teacher's tokens alone, not its distributions");
+  command->add_option("--seed", options->seed, "Of the order of documents, the held-out prompts and fresh weights");
+  command->add_option("--learning-rate", options->learning_rate, "At its peak");
+  command->add_option("--batch-tokens", options->batch_tokens, "Tokens per step of the optimizer")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--micro-batch-tokens", options->micro_batch_tokens, "Tokens computed at a time")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--teacher", options->student.teacher,
+                      "Where the teacher is now, for its tokenizer; the traces say where it was");
+  command->add_flag("--init-from-teacher", options->student.initialise_from_teacher,
+                    "Begin a new student as a piece of the teacher");
+  command->add_flag("--json", options->json, "Print the summary as one JSON object");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace distill::cli

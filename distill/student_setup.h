@@ -1,0 +1,33 @@
+// From what the user names to a student ready to be trained: its model, and the tokenizer and texts that go with it.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "data/trace_reader.h"
+#include "distill/model_package.h"
+#include "nn/causal_lm.h"
+#include "nn/model_options.h"
+
+namespace distill {
+
+struct StudentSource {
+  // A config.json-like file, for a new model; or a model (directory, GGUF file, run) whose weights it begins with.
+  std::filesystem::path student;
+  // Where the tokenizer comes from if the student has none. Empty: the path that the traces name as their teacher.
+  std::filesystem::path teacher;
+  bool initialise_from_teacher = false;  // for a new model: begin as a piece of the teacher instead of at random
+  uint64_t seed = 0;                     // of random weights
+};
+
+struct Student {
+  std::unique_ptr<nn::CausalLM> model;
+  ModelPackage package;
+};
+
+// Throws Error naming the file, key or fingerprints if a part is missing or damaged, if the tokenizer is not the one
+// the traces were made with, or the student's vocabulary is smaller than the teacher's.
+Student make_student(const StudentSource& source, const data::TraceReader& traces, at::ScalarType compute);
+
+}  // namespace distill

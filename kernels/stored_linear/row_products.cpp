@@ -98,11 +98,26 @@ void ActivationRows::set(int64_t row, const Bf16* values) {
     for (int64_t i = 0; i < size_; ++i) floats[i] = to_float(values[i]);
     return;
   }
-  // As many inputs as stay together.
-  const int64_t run = isa_ == RowIsa::kAmx ? 2 : shuffled_ ? 8 : size_;
+  if (isa_ == RowIsa::kAmx) {
+    set_pairs(row, values);
+    return;
+  }
+  const int64_t run = shuffled_ ? 8 : size_;  // inputs that stay together
   for (int64_t i = 0; i < size_; i += run) {
     std::memcpy(bf16_at(row, i), values + i, static_cast<size_t>(std::min(run, size_ - i)) * sizeof(Bf16));
   }
+}
+
+void ActivationRows::set_pairs(int64_t row, const Bf16* values) {
+  std::byte* to = bf16_at(row, 0);
+  const int64_t whole = size_ / 8 * 8;
+  for (int64_t i = 0; i < whole; i += 8) {
+    std::byte* pairs = to + index_of(i) / 2 * kPairRowBytes;
+    for (int64_t pair = 0; pair < 4; ++pair) {
+      std::memcpy(pairs + pair * kPairRowBytes, values + i + 2 * pair, static_cast<size_t>(kPairBytes));
+    }
+  }
+  for (int64_t i = whole; i < size_; ++i) std::memcpy(bf16_at(row, i), values + i, sizeof(Bf16));
 }
 
 void ActivationRows::set_part(int64_t row, int64_t first, const float* values, int64_t count) {

@@ -59,6 +59,7 @@ class ActivationRows {
 
  private:
   int64_t index_of(int64_t i) const;
+  void set_pairs(int64_t row, const Bf16* values);
   std::byte* bf16_at(int64_t row, int64_t i);
   std::byte* mutable_row(int64_t index) { return lines_.front().bytes + index * row_bytes_; }
 

@@ -174,12 +174,19 @@ DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& 
                                     int64_t stride) {
   const int64_t in = rows.weights.in;
   const int64_t tokens = std::min(x.rows() - first_token, kMaxGroups * kGroup);
-  alignas(64) std::array<std::byte, kRows * kBufferRowBytes> buffer;
+  // Two buffers in turn: what a tile loads has long been stored.
+  alignas(64) std::array<std::array<std::byte, kRows * kBufferRowBytes>, 2> buffers;
   alignas(64) std::array<float, kMaxGroups * kRows * kGroup> totals;
   std::fill_n(totals.begin(), (tokens + kGroup - 1) / kGroup * kRows * kGroup, 0.0f);
+  decode_block<WeightType::kE4m3>(rows, 0, std::min(kScaleBlock, in), buffers[0].data());
   for (int64_t begin = 0; begin < in; begin += kScaleBlock) {
     const int64_t count = std::min(kScaleBlock, in - begin);
-    decode_block<WeightType::kE4m3>(rows, begin, count, buffer.data());
+    const int64_t next = begin + kScaleBlock;
+    const auto& buffer = buffers[static_cast<size_t>(begin / kScaleBlock % 2)];
+    if (next < in) {
+      decode_block<WeightType::kE4m3>(rows, next, std::min(kScaleBlock, in - next),
+                                      buffers[static_cast<size_t>(next / kScaleBlock % 2)].data());
+    }
     std::array<float, kRows> scales{};
     for (int64_t r = 0; r < rows.count; ++r) {
       scales[static_cast<size_t>(r)] = rows.weights.scales_of(rows.first + r)[begin / kScaleBlock];

@@ -1,6 +1,7 @@
 // Encodes documents again and again on one thread and says how fast, for bench/tokenizer_bench.py.
 // Usage: tokenizer_speed MODEL DOCUMENTS.jsonl SECONDS
-// Prints {"bytes_per_second": ..., "tokens": ..., "load_seconds": ...}; "tokens" are those of one pass over the documents.
+// Prints {"bytes_per_second": ..., "tokens": ..., "load_seconds": ...}; "tokens" are those of one pass over the
+// documents.
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -18,12 +19,14 @@ namespace {
 using namespace distill;
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 void run(const std::filesystem::path& model, const std::filesystem::path& documents_path, double seconds) {
   const auto load_start = Clock::now();
-  const auto tokenizer = model.extension() == ".json" ? data::Tokenizer::from_json_file(model)
-                                                      : data::ModelFiles::open(model).tokenizer();
+  const auto tokenizer =
+      model.extension() == ".json" ? data::Tokenizer::from_json_file(model) : data::ModelFiles::open(model).tokenizer();
   const double load_seconds = seconds_since(load_start);
   std::vector<std::string> documents;
   core::for_each_json_line(documents_path,

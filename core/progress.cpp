@@ -95,7 +95,7 @@ void Progress::draw(bool final) {
   } else {
     line += fmt::format("{} {}", done_, unit_);
   }
-  line += fmt::format(", {}/s", format_count(rate));
+  line += fmt::format(", {}/s", rate < 9.95 ? fmt::format("{:.2g}", rate) : format_count(rate));
   if (final) {
     line += fmt::format(", took {}", format_duration(elapsed));
   } else if (total_ > done_ && rate > 0) {

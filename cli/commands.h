@@ -6,14 +6,14 @@
 
 namespace distill::cli {
 
-void add_inspect_command(CLI::App& app);
 void add_chat_command(CLI::App& app);
-void add_generate_command(CLI::App& app);
+void add_completion_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_export_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
+void add_inspect_command(CLI::App& app);
 void add_logits_command(CLI::App& app);
 void add_shards_command(CLI::App& app);
-void add_completion_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 

@@ -35,10 +35,10 @@ int run(int argc, char** argv) {
 
   distill::cli::add_chat_command(app);
   distill::cli::add_completion_command(app);
-  distill::cli::add_generate_command(app);
-  distill::cli::add_inspect_command(app);
   distill::cli::add_eval_command(app);
   distill::cli::add_export_command(app);
+  distill::cli::add_generate_command(app);
+  distill::cli::add_inspect_command(app);
   distill::cli::add_logits_command(app);
   distill::cli::add_shards_command(app);
   distill::cli::add_tokenize_command(app);

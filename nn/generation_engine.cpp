@@ -228,7 +228,10 @@ void GenerationEngine::Run::append(ScheduledSequence& sequence, Answer& answer, 
   if (std::ranges::count(answer.request->options.stop_tokens, draw.token) > 0) {
     return finish(sequence, answer, data::FinishReason::kStop);
   }
-  if (answer.decoder) show(answer, answer.stop_strings.push(answer.decoder->push(draw.token)));
+  // Models may have more rows of logits than their tokenizer has tokens; those ids stand for no text.
+  if (answer.decoder && draw.token < engine_.tokenizer_->vocab_size()) {
+    show(answer, answer.stop_strings.push(answer.decoder->push(draw.token)));
+  }
   if (answer.stop_strings.matched()) return finish(sequence, answer, data::FinishReason::kStop);
   if (static_cast<int64_t>(answer.tokens.size()) == answer.max_length) {
     finish(sequence, answer, data::FinishReason::kLength);

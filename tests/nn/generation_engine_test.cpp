@@ -210,6 +210,20 @@ TEST(GenerationEngine, TakesTheNameOfASpecialTokenForAStopToken) {
   EXPECT_EQ(generate(model, {named}).at({"p", 0}).tokens, expected.tokens);
 }
 
+TEST(GenerationEngine, GivesNoTextToIdsThatTheTokenizerLacks) {
+  ContextModel model(50);
+  GenerationEngine engine(model, std::make_shared<LetterTokenizer>(20));
+  std::optional<GenerationRequest> pending = request("p", 5, {.max_new_tokens = 60});
+  engine.run([&] { return std::exchange(pending, std::nullopt); },
+             [](Completion&& completion) {
+               const auto known =
+                   std::ranges::count_if(completion.tokens, [](int32_t id) { return id > 0 && id < 20; });
+               EXPECT_EQ(completion.tokens.size(), 60u);
+               EXPECT_LT(known, 60);
+               EXPECT_EQ(completion.text.size(), static_cast<size_t>(known));
+             });
+}
+
 TEST(GenerationEngine, ShowsTheLogitsOfEachPositionOnceBeforeItsTokenIsDrawn) {
   ContextModel model;
   std::vector<GenerationRequest> requests;

@@ -1,6 +1,7 @@
 // A tokenizer of single letters: ids 1 to 26 are "a" to "z", the others "_"; id 0 is the special token "<end>".
 #pragma once
 
+#include "core/error.h"
 #include "data/tokenizer.h"
 
 namespace distill::nn {
@@ -23,6 +24,7 @@ class LetterTokenizer final : public data::Tokenizer {
   }
   std::string_view token_bytes(int32_t id) const override {
     static constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz";
+    core::check(id >= 0 && id < vocab_size_, "token id {} is outside the vocabulary", id);
     if (id == 0) return "<end>";
     return id <= 26 ? kLetters.substr(static_cast<size_t>(id) - 1, 1) : "_";
   }

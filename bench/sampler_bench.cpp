@@ -1,8 +1,8 @@
-// Time of one draw on one thread for each kind of filter, at the vocabulary sizes of common models, beside sorting the
-// whole row (what transformers does for top-p).
+// Processor time of one draw on one thread for each kind of filter, at the vocabulary sizes of common models, beside
+// sorting the whole row (what transformers does for top-p).
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -16,11 +16,12 @@ using distill::core::Philox;
 using distill::nn::Sampler;
 using distill::nn::SamplingOptions;
 
+// Of processor time, which other programs on the machine hardly disturb.
 template <typename Body>
 double microseconds(int repetitions, Body&& body) {
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();
   for (int i = 0; i < repetitions; ++i) body(i);
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / repetitions;
+  return 1e6 * static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC / repetitions;
 }
 
 }  // namespace

@@ -24,6 +24,12 @@ struct Options {
   std::string chat_template;
 };
 
+constexpr const char* kDescription =
+    R"(Example: distill chat --model model.gguf --temperature 0.7
+
+Talks with a model. Each line of standard input is a message; answers go to standard output as they come.
+/reset forgets the conversation, /exit ends it, Ctrl-C ends an answer.)";
+
 constexpr const char* kHelp = "/reset forgets the conversation, /exit (or Ctrl-D) ends it, Ctrl-C ends an answer.\n";
 
 void show(std::string_view text) {
@@ -90,11 +96,7 @@ void run(Options options) {
 }  // namespace
 
 void add_chat_command(CLI::App& app) {
-  auto* const command =
-      app.add_subcommand("chat",
-                         "Example: distill chat --model model.gguf --temperature 0.7\n\n"
-                         "Talks with a model. Each line of standard input is a message; answers go to standard output "
-                         "as they come.\n/reset forgets the conversation, /exit ends it, Ctrl-C ends an answer.");
+  auto* const command = app.add_subcommand("chat", kDescription);
   const auto options = std::make_shared<Options>();
   auto& sampling = options->generate.sampling;
   command->add_option("--model", options->model, "Hugging Face directory, GGUF file or checkpoint")->required();

@@ -31,6 +31,15 @@ struct Options {
   bool json = false;
 };
 
+constexpr const char* kHelp =
+    R"(Example: distill generate --teacher model.gguf --prompts prompts.jsonl --out traces --samples 2
+
+Lets a teacher answer prompts and writes the answers with its distribution over the alternatives of each token.
+A line of the prompts is {"id", "prompt"} for a text to continue or {"id", "messages"} for a conversation, with
+"answer" and "verifier" where answers are to be checked. Run again, it makes only the traces that are missing.
+Stopped by Ctrl-C or SIGTERM, it keeps what is finished and exits with 128 + the signal's number. A prompt that the
+model cannot answer, such as one too long for its context, is reported at the end, with exit code 1.)";
+
 void print(const CaptureSummary& summary, const Options& options) {
   if (options.json) {
     nlohmann::json json = summary.to_json();
@@ -103,17 +112,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_generate_command(CLI::App& app) {
-  auto* const command = app.add_subcommand(
-      "generate",
-      "Example: distill generate --teacher model.gguf --prompts prompts.jsonl --out traces --samples 2\n\n"
-      "Lets a teacher answer prompts and writes the answers with its distribution over the alternatives of each "
-      "token.\n"
-      "A line of the prompts is {\"id\", \"prompt\"} for a text to continue or {\"id\", \"messages\"} for a "
-      "conversation,\n"
-      "with \"answer\" and \"verifier\" where answers are to be checked. Run again, it makes only the traces that are\n"
-      "missing. Stopped by Ctrl-C or SIGTERM, it keeps what is finished and exits with 128 + the signal's number; a "
-      "prompt\n"
-      "that the model cannot answer is reported at the end, with exit code 1.");
+  auto* const command = app.add_subcommand("generate", kHelp);
   const auto options = std::make_shared<Options>();
   command->add_option("--teacher", options->teacher, "Hugging Face directory, GGUF file or checkpoint")->required();
   command->add_option("--prompts", options->prompts, "JSON lines of prompts; - reads standard input")->required();

@@ -19,8 +19,8 @@ DISTILL_MULTIVERSION ChunkMaximum maximum_of(const float* x, size_t count) {
   int32_t nans = 0;
 #pragma omp simd reduction(max : maximum) reduction(+ : nans)
   for (size_t i = 0; i < count; ++i) {
-    maximum = std::max(maximum, x[i]);
-    nans += x[i] != x[i] ? 1 : 0;
+    maximum = x[i] > maximum ? x[i] : maximum;
+    nans += static_cast<int32_t>(x[i] != x[i]);
   }
   return {maximum, nans};
 }
@@ -30,7 +30,8 @@ DISTILL_MULTIVERSION float exponentials_of(const float* x, size_t count, float m
 #pragma omp simd reduction(+ : sum)
   for (size_t i = 0; i < count; ++i) {
     const float exponent = (x[i] - maximum) * scale;
-    weights[i] = exponent < kSmallestExponent ? 0.0f : vector_exp(exponent);
+    const float weight = vector_exp(exponent);  // of all, so that there is no branch
+    weights[i] = exponent < kSmallestExponent ? 0.0f : weight;
     sum += weights[i];
   }
   return sum;

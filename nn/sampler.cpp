@@ -1,8 +1,9 @@
 #include "nn/sampler.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <functional>
+#include <limits>
 #include <numeric>
 
 #include "core/error.h"
@@ -11,15 +12,8 @@
 namespace distill::nn {
 namespace {
 
+constexpr double kRoundingSlack = 1e-3;        // natural logarithm; far above what rounding moves a weight by
 constexpr double kSmallestTemperature = 1e-3;  // (logit - maximum) / temperature must stay a number
-
-// Tokens sorted into bins by how far their scaled logit lies below the maximum. The last bin takes all the rest.
-constexpr int kBins = 320;
-constexpr float kBinsPerNat = 8;
-
-int bin_of(float logit, float maximum, float scale) {
-  return static_cast<int>(std::min((maximum - logit) * scale * kBinsPerNat, static_cast<float>(kBins - 1)));
-}
 
 // How many of the leading items of `weights` (a function of the index) it takes to reach `mass`; at least 1.
 template <typename WeightOf>
@@ -45,22 +39,25 @@ void SamplingOptions::validate() const {
 
 Draw Sampler::draw(std::span<const float> logits, const SamplingOptions& options, core::Philox random) {
   core::check(!logits.empty(), "cannot draw from an empty vocabulary");
-  const auto maximum = kernels::row_maximum(logits);
+  chunk_maxima_.resize(kernels::row_chunks(logits.size()));
+  const auto maximum = kernels::row_maximum(logits, chunk_maxima_);
   core::check(!maximum.has_nan && std::isfinite(maximum.value),
               "the model's logits are not numbers (NaN or infinite): are its weights damaged?");
   if (options.temperature == 0 || options.top_k == 1) return {.token = maximum.index, .log_probability = 0};
 
   weights_.resize(logits.size());
   chunk_sums_.resize(kernels::row_chunks(logits.size()));
-  Row row{
-      .logits = logits, .maximum = maximum.value, .scale = static_cast<float>(1.0 / options.temperature), .total = 0};
+  Row row{.logits = logits,
+          .maximum = maximum.value,
+          .most_probable = static_cast<size_t>(maximum.index),
+          .scale = static_cast<float>(1.0 / options.temperature),
+          .total = 0};
   kernels::row_exponentials(logits, row.maximum, row.scale, weights_, chunk_sums_);
   row.total = std::accumulate(chunk_sums_.begin(), chunk_sums_.end(), 0.0);
   const double uniform = random.next_double();
 
   const bool has_top_k = options.top_k > 0 && static_cast<size_t>(options.top_k) < logits.size();
   if (!has_top_k && options.top_p == 1 && options.min_p == 0) return draw_unfiltered(row, uniform);
-  collect(row, options);
   filter(row, options);
   return draw_candidate(row, uniform);
 }
@@ -73,50 +70,57 @@ Draw Sampler::draw_unfiltered(const Row& row, double uniform) const {
   double rest = uniform * row.total;
   size_t chunk = 0;
   while (chunk + 1 < chunk_sums_.size() && rest >= chunk_sums_[chunk]) rest -= chunk_sums_[chunk++];
-  // Rounding may carry the walk past the last token of the chunk: the last one that can be drawn stands in.
+  // Rounding may carry the walk past the last token of the chunk: the last one there that can be drawn stands in.
   const size_t begin = chunk * kernels::kRowChunk;
   const size_t end = std::min(begin + kernels::kRowChunk, weights_.size());
-  size_t chosen = weights_.size();
+  size_t chosen = row.most_probable;
   for (size_t i = begin; i < end; ++i) {
     if (weights_[i] == 0) continue;
     chosen = i;
     if (rest < weights_[i]) break;
     rest -= weights_[i];
   }
-  if (chosen == weights_.size()) chosen = kernels::row_maximum(row.logits).index;
   return {.token = static_cast<int32_t>(chosen),
           .log_probability = (static_cast<double>(row.logits[chosen]) - row.maximum) * row.scale - std::log(row.total)};
 }
 
-void Sampler::collect(const Row& row, const SamplingOptions& options) {
-  std::array<int64_t, kBins> counts{};
-  std::array<double, kBins> masses{};
-  for (size_t i = 0; i < row.logits.size(); ++i) {
-    const auto bin = static_cast<size_t>(bin_of(row.logits[i], row.maximum, row.scale));
-    ++counts[bin];
-    masses[bin] += weights_[i];
-  }
-  size_t bins = kBins;
-  if (options.top_k > 0) {
-    bins = count_reaching(static_cast<double>(options.top_k), bins, [&](size_t b) { return counts[b]; });
+float Sampler::lower_bound(const Row& row, const SamplingOptions& options) {
+  double bound = -std::numeric_limits<double>::infinity();
+  // At least k tokens reach the k-th largest of the chunks' maxima.
+  const auto k = static_cast<size_t>(options.top_k);
+  if (k > 0 && k <= chunk_maxima_.size()) {
+    sorted_maxima_ = chunk_maxima_;
+    const auto kth = sorted_maxima_.begin() + options.top_k - 1;
+    std::nth_element(sorted_maxima_.begin(), kth, sorted_maxima_.end(), std::greater<>());
+    bound = *kth;
   }
   // Top-p after top-k is a share of all that top-k keeps, so then nothing of it may be left out here.
-  if (options.top_k == 0 || options.top_p == 1) {
-    bins = count_reaching(options.top_p * row.total, bins, [&](size_t b) { return masses[b]; });
-    if (options.min_p > 0) bins = std::min(bins, static_cast<size_t>(-std::log(options.min_p) * kBinsPerNat) + 2);
+  if (k > 0 && options.top_p < 1) return static_cast<float>(bound);
+  // All tokens whose weight is below a 1/vocab of the mass that may be left out have less than that mass together.
+  double weight = options.min_p;
+  if (options.top_p < 1) {
+    weight = std::max(weight, (1 - options.top_p) * row.total / static_cast<double>(row.logits.size()));
   }
-  candidates_.clear();
-  for (size_t i = 0; i < row.logits.size(); ++i) {
-    if (weights_[i] == 0 || static_cast<size_t>(bin_of(row.logits[i], row.maximum, row.scale)) >= bins) continue;
-    candidates_.push_back({row.logits[i], weights_[i], static_cast<int32_t>(i)});
-  }
+  if (weight > 0) bound = std::max(bound, row.maximum + (std::log(weight) - kRoundingSlack) / row.scale);
+  return static_cast<float>(bound);
 }
 
 void Sampler::filter(const Row& row, const SamplingOptions& options) {
-  const auto begin = candidates_.begin();
+  const float bound = lower_bound(row, options);
+  candidates_.clear();
+  for (size_t chunk = 0; chunk < chunk_maxima_.size(); ++chunk) {
+    if (chunk_maxima_[chunk] < bound) continue;
+    const size_t begin = chunk * kernels::kRowChunk;
+    const size_t end = std::min(begin + kernels::kRowChunk, row.logits.size());
+    for (size_t i = begin; i < end; ++i) {
+      if (row.logits[i] < bound || weights_[i] == 0) continue;
+      candidates_.push_back({row.logits[i], weights_[i], static_cast<int32_t>(i)});
+    }
+  }
   double total = row.total;
   if (options.top_k > 0) {
     const size_t kept = std::min(candidates_.size(), static_cast<size_t>(options.top_k));
+    const auto begin = candidates_.begin();
     std::nth_element(begin, begin + static_cast<std::ptrdiff_t>(kept), candidates_.end(), more_probable);
     candidates_.resize(kept);
     total = 0;

@@ -28,8 +28,8 @@ struct Draw {
   double log_probability = 0;
 };
 
-// Takes one pass over the vocabulary without filters and two with; only tokens near a filter's border are sorted. Ties
-// go to the lower id. Holds scratch space: one per thread.
+// Reads the vocabulary from end to end twice, and with filters once more where it holds probable tokens; only tokens
+// near a filter's border are sorted. Ties go to the lower id. Holds scratch space: one per thread.
 class Sampler {
  public:
   // `options` are valid. Takes one number from `random`, none at temperature 0. Throws Error if a logit is NaN or
@@ -46,20 +46,24 @@ class Sampler {
   struct Row {
     std::span<const float> logits;
     float maximum;
-    float scale;   // 1 / temperature
-    double total;  // sum of weights_
+    size_t most_probable;  // index of the maximum
+    float scale;           // 1 / temperature
+    double total;          // sum of weights_
   };
 
   Draw draw_unfiltered(const Row& row, double uniform) const;
-  // Fills candidates_ with every token the filters might keep, then with those they keep.
-  void collect(const Row& row, const SamplingOptions& options);
+  // A logit that no token kept by the filters lies below.
+  float lower_bound(const Row& row, const SamplingOptions& options);
+  // Fills candidates_ with the tokens that the filters keep.
   void filter(const Row& row, const SamplingOptions& options);
   // Moves the most probable candidates to the front and returns how many of them it takes to reach `mass`.
   size_t count_most_probable(double mass);
   Draw draw_candidate(const Row& row, double uniform) const;
 
-  std::vector<float> weights_;     // [vocab] exp((logit - maximum) / temperature)
-  std::vector<float> chunk_sums_;  // of weights_
+  std::vector<float> weights_;        // [vocab] exp((logit - maximum) / temperature)
+  std::vector<float> chunk_sums_;     // of weights_
+  std::vector<float> chunk_maxima_;   // of the logits
+  std::vector<float> sorted_maxima_;  // scratch
   std::vector<Candidate> candidates_;
 };
 

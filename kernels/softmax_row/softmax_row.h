@@ -21,8 +21,9 @@ struct RowMaximum {
   bool has_nan = false;  // then value and index mean nothing
 };
 
-// `row` must not be empty.
-RowMaximum row_maximum(std::span<const float> row);
+// `row` must not be empty; chunk_maxima[c] becomes the maximum of entries [c * kRowChunk, (c + 1) * kRowChunk), NaN
+// left out. It has row_chunks() of the row entries.
+RowMaximum row_maximum(std::span<const float> row, std::span<float> chunk_maxima);
 
 // weights[i] = exp((row[i] - maximum) * scale), 0 below e^-87; chunk_sums[c] is the sum of weights
 // [c * kRowChunk, (c + 1) * kRowChunk). `weights` has the size of the row, `chunk_sums` row_chunks() of it.

@@ -39,20 +39,20 @@ DISTILL_MULTIVERSION float exponentials_of(const float* x, size_t count, float m
 
 }  // namespace
 
-RowMaximum row_maximum(std::span<const float> row) {
-  ChunkMaximum best{-std::numeric_limits<float>::infinity(), 0};
-  size_t best_chunk = 0;
-  for (size_t begin = 0; begin < row.size(); begin += kRowChunk) {
-    const ChunkMaximum chunk = maximum_of(row.data() + begin, std::min(kRowChunk, row.size() - begin));
-    best.nans += chunk.nans;
-    if (chunk.value > best.value) {
-      best.value = chunk.value;
-      best_chunk = begin;
-    }
+RowMaximum row_maximum(std::span<const float> row, std::span<float> chunk_maxima) {
+  int32_t nans = 0;
+  size_t best = 0;
+  for (size_t chunk = 0; chunk < row_chunks(row.size()); ++chunk) {
+    const size_t begin = chunk * kRowChunk;
+    const ChunkMaximum maximum = maximum_of(row.data() + begin, std::min(kRowChunk, row.size() - begin));
+    chunk_maxima[chunk] = maximum.value;
+    nans += maximum.nans;
+    if (maximum.value > chunk_maxima[best]) best = chunk;
   }
-  const auto at = std::find(row.begin() + static_cast<std::ptrdiff_t>(best_chunk), row.end(), best.value);
+  const float value = chunk_maxima[best];
+  const auto at = std::find(row.begin() + static_cast<std::ptrdiff_t>(best * kRowChunk), row.end(), value);
   const auto index = at == row.end() ? 0 : at - row.begin();
-  return {.value = best.value, .index = static_cast<int32_t>(index), .has_nan = best.nans > 0};
+  return {.value = value, .index = static_cast<int32_t>(index), .has_nan = nans > 0};
 }
 
 void row_exponentials(std::span<const float> row, float maximum, float scale, std::span<float> weights,

@@ -2,8 +2,9 @@
 include(CMakePackageConfigHelpers)
 
 get_property(_libraries GLOBAL PROPERTY DISTILL_LIBRARIES)
-install(TARGETS ${_libraries} distill EXPORT DistillTargets
-  RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
+# The program is no part of the package: its target would share a name with the library of distill/.
+install(TARGETS distill RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS ${_libraries} EXPORT DistillTargets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
   FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/distill)

@@ -26,10 +26,14 @@ from logits_parity import (BF16_RATIO, FP32_BOUND, draw_tokens, largest_differen
 LENGTHS = [1, 2, 60]  # beyond YaRN's original context
 
 
+# The other implementation of experts wants sizes that are multiples of 16 bytes.
+EXPERTS = {"experts_implementation": "eager"}
+
+
 def load_peer(path, name, dtype):
     family, _, saving = checkpoints.CHECKPOINTS[name]
     if not saving.get("fp8"):
-        return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+        return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **EXPERTS).eval()
     _, make_config, make_model = checkpoints.FAMILIES[family]
     config = make_config.from_pretrained(path)
     del config.quantization_config
@@ -39,7 +43,7 @@ def load_peer(path, name, dtype):
         config.save_pretrained(plain)
         checkpoints.save_file(checkpoints.dequantised_state(path), plain / "model.safetensors",
                               metadata={"format": "pt"})
-    return make_model.from_pretrained(plain, dtype=dtype).eval()
+    return make_model.from_pretrained(plain, dtype=dtype, **EXPERTS).eval()
 
 
 def our_experts(path, sequences):

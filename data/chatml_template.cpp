@@ -146,13 +146,15 @@ std::optional<RecognisedChat> recognise_qwen(std::string_view normal) {
     if (!system) return std::nullopt;
     head.remove_prefix(end + kDefaultEnd.size());
   }
-  if (!jinja::take_prefix(head, "{%endif%}") || (has_tools && !jinja::take_prefix(head, "{%endif%}")))
+  if (!jinja::take_prefix(head, "{%endif%}") || (has_tools && !jinja::take_prefix(head, "{%endif%}"))) {
     return std::nullopt;
+  }
+  // What else comes before the loop may set things, but print nothing.
+  if (head.find("{{") != std::string_view::npos) return std::nullopt;
 
   if (loop.starts_with(R"({%if(message.role=='user')or(message.role=='system'andnotloop.first))"
                        R"(or(message.role=='assistant'andnotmessage.tool_calls)%})"
                        R"({{'<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>\n'}})")) {
-    if (!head.empty()) return std::nullopt;
     return RecognisedChat{"qwen2.5", ChatMl{system, *prompt}};
   }
   std::string_view content = "message.content";
@@ -166,7 +168,8 @@ std::optional<RecognisedChat> recognise_qwen(std::string_view normal) {
   }
   if (!system && prints_reasoning(head, loop)) return RecognisedChat{"qwen3", Qwen3{*prompt}};
   const std::string answer = R"({{'<|im_start|>'+message.role+'\n'+)" + std::string(content) + "}}";
-  if (jinja::take_prefix(loop, answer) && loop.find("</think>") == std::string_view::npos) {
+  if (jinja::take_prefix(loop, answer) && loop.find("think>") == std::string_view::npos &&
+      loop.find(R"({{'<|im_end|>\n'}})") != std::string_view::npos) {
     return RecognisedChat{"qwen2.5", ChatMl{system, *prompt}};
   }
   return std::nullopt;

@@ -14,8 +14,8 @@
 namespace distill::data {
 namespace {
 
-// Backtracking steps one match may take. Patterns of tokenizers need a few per character.
-constexpr uint32_t kMatchLimit = 50'000'000;
+// Backtracking steps one match may take, as in Oniguruma. Patterns of tokenizers need a few per character.
+constexpr uint32_t kMatchLimit = 10'000'000;
 constexpr size_t kJitStackBytes = size_t{64} << 20;
 
 std::string pcre_message(int code) {

@@ -54,7 +54,9 @@ TEST_F(TokenizerJson, NamesAMissingFile) {
 
 TEST_F(TokenizerJson, RefusesATruncatedFile) {
   for (size_t size = 0; size < sound_.size(); size += 997) {
-    EXPECT_THAT(error_of(sound_.substr(0, size)), AllOf(HasSubstr("tokenizer.json"), HasSubstr("parse error")));
+    EXPECT_THAT(
+        error_of(sound_.substr(0, size)),
+        AllOf(HasSubstr("tokenizer.json"), testing::AnyOf(HasSubstr("parse error"), HasSubstr("not valid UTF-8"))));
   }
 }
 
@@ -154,7 +156,7 @@ TEST_F(TokenizerJson, RefusesDamagedPipelines) {
   };
   EXPECT_EQ(with_template({special, sequence}, {3}), "");
   EXPECT_THAT(with_template({special, sequence}, {999999}), HasSubstr("'<s>' has the id 999999"));
-  EXPECT_THAT(with_template({special}, {3}), HasSubstr("post_processor: \"single\" leaves the text out"));
+  EXPECT_THAT(with_template(json::array({special}), {3}), HasSubstr("post_processor: \"single\" leaves the text out"));
   EXPECT_THAT(with_template({sequence, sequence}, {3}), HasSubstr("must have sequence A once"));
 }
 

@@ -40,6 +40,7 @@ int run(int argc, char** argv) {
   distill::cli::add_generate_command(app);
   distill::cli::add_inspect_command(app);
   distill::cli::add_logits_command(app);
+  distill::cli::add_quickstart_command(app);
   distill::cli::add_shards_command(app);
   distill::cli::add_tokenize_command(app);
   distill::cli::add_train_command(app);

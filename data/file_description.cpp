@@ -92,6 +92,24 @@ ordered_json cache_bytes_per_token(const nlohmann::json& config) {
   return *layers * 2 * kv_heads * head_dim * kBytes;
 }
 
+// For latent attention: what ordinary attention of the same size would cache instead, with keys and values of every
+// head ("mha") or of a group of 8 ("gqa_8"), in bf16. Null for other models.
+ordered_json cache_of_ordinary_attention(const nlohmann::json& config) {
+  const auto size = [&](const char* key) {
+    const auto it = config.find(key);
+    constexpr int64_t kLargest = 1 << 16;  // beyond it the product below might overflow
+    const int64_t value = it != config.end() && it->is_number_integer() ? it->get<int64_t>() : 0;
+    return value >= 0 && value <= kLargest ? value : 0;
+  };
+  const int64_t heads = size("num_attention_heads");
+  if (size("kv_lora_rank") == 0 || heads == 0) return nullptr;
+  constexpr int64_t kBytes = 2;
+  constexpr int64_t kGroups = 8;
+  const int64_t per_head =
+      size("num_hidden_layers") * (size("qk_nope_head_dim") + size("qk_rope_head_dim") + size("v_head_dim")) * kBytes;
+  return {{"mha", heads * per_head}, {"gqa_8", std::min(heads, kGroups) * per_head}};
+}
+
 // Runs `body`, which fills in one part; its error stands in for the part and becomes a problem of the whole.
 template <typename Body>
 void attempt(ordered_json& into, const char* part, Body&& body) {
@@ -129,6 +147,9 @@ void describe_model(const ModelFiles& files, const DescribeOptions& options, ord
   into["model_type"] = config.value("model_type", nlohmann::json());
   into["config"] = config;
   into["cache_bytes_per_token"] = cache_bytes_per_token(config);
+  if (const auto ordinary = cache_of_ordinary_attention(config); !ordinary.is_null()) {
+    into["cache_bytes_per_token_without_latents"] = ordinary;
+  }
   attempt(into, "weights", [&] {
     if (files.gguf()) {
       describe_weights(*files.gguf(), options, into);  // as the file names and stores them

@@ -83,6 +83,15 @@ TEST_F(FileDescription, DescribesAModelDirectoryAndWhatItLacks) {
   EXPECT_TRUE(bare["model_type"].is_null());
   EXPECT_TRUE(bare["weights"].is_null());
   EXPECT_EQ(bare["cache_bytes_per_token"], 2 * (512 + 64) * 2);
+  EXPECT_FALSE(bare.contains("cache_bytes_per_token_without_latents"));
+}
+
+TEST_F(FileDescription, ComparesLatentCachesWithOrdinaryOnes) {
+  write("config.json", R"({"num_hidden_layers": 2, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+                           "num_attention_heads": 16, "qk_nope_head_dim": 128, "v_head_dim": 128})");
+  const auto ordinary = describe("")["cache_bytes_per_token_without_latents"];
+  EXPECT_EQ(ordinary["mha"], 2 * 16 * (128 + 64 + 128) * 2);
+  EXPECT_EQ(ordinary["gqa_8"], 2 * 8 * (128 + 64 + 128) * 2);
 }
 
 TEST_F(FileDescription, TellsWhatIsDamagedInAModelBesideWhatIsNot) {

@@ -153,9 +153,9 @@ void print_text(const ordered_json& description) {
   if (const auto bytes = get(description, "cache_bytes_per_token"); bytes.is_number()) {
     print_row("cache", fmt::format("{} per token in bf16", format_bytes(bytes.get<double>())));
     if (const auto ordinary = get(description, "cache_bytes_per_token_without_latents"); ordinary.is_object()) {
-      print_row("", fmt::format("{} with keys and values of every head, {} with grouped heads (8)",
-                                format_bytes(ordinary["mha"].get<double>()),
-                                format_bytes(ordinary["gqa_8"].get<double>())));
+      print_row(
+          "", fmt::format("{} with keys and values of every head, {} with grouped heads (8)",
+                          format_bytes(ordinary["mha"].get<double>()), format_bytes(ordinary["gqa_8"].get<double>())));
     }
   }
   print_text_side(description);

@@ -82,7 +82,7 @@ std::vector<int32_t> SpeculativeDecoder::draft(Sequence& sequence, const Specula
   }
   if (count > 0) {
     sequence.module_known = static_cast<int64_t>(sequence.tokens.size()) - 1;
-    sequence.unread_hidden = {};
+    sequence.unread_hidden = at::Tensor();
   }
   return drafts;
 }

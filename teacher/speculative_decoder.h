@@ -15,10 +15,10 @@ namespace distill::teacher {
 struct SpeculativeOptions {
   int64_t drafts = 1;  // tokens drafted per pass; 0 decodes plainly
   int64_t max_new_tokens = 256;
-  nn::SamplingOptions sampling;
+  nn::SamplingOptions sampling{};
   uint64_t seed = 0;
   uint64_t document = 0;  // token i of the answer is drawn with Philox(seed, document, i)
-  std::vector<int32_t> stop_tokens;
+  std::vector<int32_t> stop_tokens{};
 };
 
 struct SpeculativeStatistics {

@@ -27,6 +27,11 @@ DISTILL = os.environ.get("DISTILL", "distill")
 DEPS = pathlib.Path(os.environ.get("DISTILL_DEPS", pathlib.Path.home() / ".cache/distill"))
 SMOLLM2 = DEPS / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+# Random strings for the families that matter; the others, which share their parts, get fewer.
+MANY = 60_000
+FEW = 10_000
+FAMILIES_WITH_MANY = ("gpt2", "llama3", "qwen2", "deepseek-v3", "smollm2-gguf")
+
 LANGUAGES = """The quick brown fox can't jump over the lazy dog's fence; they've tried, I'm sure we'll see, you'd know.
 Voix ambiguë d'un cœur qui, au zéphyr, préfère les jattes de kiwis. L'été où j'ai été là-bas.
 Falsches Üben von Xylophonmusik quält jeden größeren Zwerg, daß es schmerzt.
@@ -225,7 +230,7 @@ def compare_written_json(report, family, model, folder, rng):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--per-family", type=int, default=75_000, help="random strings; every code point comes on top")
+    parser.add_argument("--per-family", type=int, help="random strings; every code point comes on top (46,000 strings)")
     parser.add_argument("--families", nargs="*", default=[*make_tokenizers.FAMILIES, "smollm2-gguf"])
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
@@ -250,7 +255,8 @@ def main():
         else:
             model = folder / f"{family}.json"
             peer = Tokenizer.from_file(str(model))
-        compare(report, family, model, peer, arguments.per_family, rng, sweeps)
+        count = arguments.per_family or (MANY if family in FAMILIES_WITH_MANY else FEW)
+        compare(report, family, model, peer, count, rng, sweeps)
         compare_written_json(report, family, model, folder, rng)
     print(f"{report.failures} comparisons failed, {time.time() - started:.0f} s")
     sys.exit(report.failures > 0)

@@ -26,6 +26,10 @@ void add_quickstart_command(CLI::App& app) {
       ->required();
   command->add_option("--out", arguments->options.out, "Folder for everything that is made")->default_val("quickstart");
   command->add_option("--prompts", arguments->options.prompts, "JSON lines; by default those that come with distill");
+  command->add_option("--student", arguments->options.student,
+                      "CONFIG.json of the students; by default three layers of the teacher");
+  command->add_option("--steps", arguments->options.steps, "Training steps of each student")
+      ->check(CLI::PositiveNumber);
   command->add_option("--seed", arguments->options.seed, "The same seed gives the same traces and students")
       ->capture_default_str();
   command->add_flag("--full", arguments->options.full,

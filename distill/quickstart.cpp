@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/log.h"
+#include "core/text_file.h"
 #include "data/batcher.h"
 #include "data/prompts.h"
 #include "data/trace_reader.h"
@@ -79,7 +80,9 @@ uint64_t weight_bytes(const fs::path& path) {
 class Quickstart {
  public:
   explicit Quickstart(const QuickstartOptions& options)
-      : options_(options), scale_(options.full ? kFull : kQuick), prompts_(data::read_prompts(options.prompts)) {}
+      : options_(options), scale_(options.full ? kFull : kQuick), prompts_(data::read_prompts(options.prompts)) {
+    if (options.steps > 0) scale_.steps = options.steps;
+  }
 
   QuickstartReport run();
 
@@ -216,13 +219,15 @@ QuickstartReport Quickstart::run() {
     core::check(chat_template_ != nullptr, "{} has no chat template, which the prompts of {} need",
                 options_.teacher.string(), options_.prompts.string());
   }
-  core::write_file_atomically(options_.out / kStudentConfig,
-                              quickstart_student(teacher_.files.config()).dump(2) + "\n");
+  const nlohmann::json student =
+      options_.student.empty() ? quickstart_student(teacher_.files.config()) : core::read_json_file(options_.student);
+  core::write_file_atomically(options_.out / kStudentConfig, student.dump(2) + "\n");
 
   capture();
   choose_questions();
   QuickstartModel teacher{.name = "teacher", .bytes = weight_bytes(teacher_.files.path())};
-  for (const auto& tensor : teacher_.files.weights()->tensors()) {
+  const auto weights = teacher_.files.weights();
+  for (const auto& tensor : weights->tensors()) {
     teacher.parameters += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
   }
   teacher.cross_entropy = teacher_cross_entropy();
@@ -248,18 +253,12 @@ QuickstartReport Quickstart::run() {
 }  // namespace
 
 nlohmann::json quickstart_student(nlohmann::json teacher_config) {
-  nlohmann::json config = std::move(teacher_config);
-  const auto geti = [](const char* n, int64_t d) {
-    const char* v = getenv(n);
-    return v ? atoll(v) : d;
+  const auto at_most = [&](const char* key, int64_t limit) {
+    teacher_config[key] = std::min(teacher_config.value(key, limit), limit);
   };
-  config["num_hidden_layers"] = geti("Q_LAYERS", 3);
-  config["hidden_size"] = geti("Q_HIDDEN", 576);
-  config["intermediate_size"] = geti("Q_INTER", 512);
-  config["num_attention_heads"] = geti("Q_HEADS", 9);
-  config["num_key_value_heads"] = geti("Q_KV", 3);
-  config["head_dim"] = geti("Q_DIM", 64);
-  return config;
+  at_most("num_hidden_layers", 3);
+  at_most("intermediate_size", 512);
+  return teacher_config;
 }
 
 QuickstartReport run_quickstart(const QuickstartOptions& options) {

@@ -16,7 +16,7 @@ struct StudentSource {
   // A config.json-like file, for a new model; or a model (directory, GGUF file, run) whose weights it begins with.
   std::filesystem::path student;
   // Where the tokenizer comes from if the student has none. Empty: the path that the traces name as their teacher.
-  std::filesystem::path teacher;
+  std::filesystem::path teacher{};
   bool initialise_from_teacher = false;  // for a new model: begin as a piece of the teacher instead of at random
   uint64_t seed = 0;                     // of random weights
 };

@@ -141,6 +141,12 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--batch", options->capture.batch, "Answers generated side by side")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command
+      ->add_option(
+          "--cache-tokens", options->capture.cache_tokens,
+          "Tokens that the cache holds for all answers side by side; 0 is enough for whole contexts, at most 2 GiB")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();

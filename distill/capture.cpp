@@ -60,7 +60,8 @@ class Capture {
         options_(options),
         generate_options_(generate_options(teacher, provenance.sampling)),
         writer_(options.directory, provenance, {.name = "shard", .documents_per_sync = kTracesPerSync}),
-        engine_(teacher.model, teacher.tokenizer, {.max_sequences = options.batch}) {}
+        engine_(teacher.model, teacher.tokenizer,
+                {.max_sequences = options.batch, .cache_tokens = options.cache_tokens}) {}
 
   CaptureSummary run();
 

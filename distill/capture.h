@@ -32,8 +32,9 @@ struct CaptureTeacher {
 
 struct CaptureOptions {
   std::filesystem::path directory;
-  int64_t samples = 1;  // answers per prompt
-  int64_t batch = 16;   // answers generated side by side
+  int64_t samples = 1;       // answers per prompt
+  int64_t batch = 16;        // answers generated side by side
+  int64_t cache_tokens = 0;  // see nn::EngineOptions
 };
 
 struct RejectedPrompt {

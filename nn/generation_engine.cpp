@@ -116,7 +116,7 @@ void GenerationEngine::check(const GenerationRequest& request) const {
   const int64_t most = std::min(length + options.max_new_tokens, shape.max_positions);
   core::check(most - 1 <= cache_tokens(),
               "prompt \"{}\" with its answer may take {} tokens, more than the {} that fit the cache: allow fewer new "
-              "tokens or a larger cache",
+              "tokens or more cache tokens",
               request.id, most, cache_tokens());
 }
 

@@ -34,10 +34,12 @@ struct Scale {
   int64_t max_new_tokens;
   int64_t steps;
 };
-constexpr Scale kQuick{.samples = 1, .max_new_tokens = 160, .steps = 90};
-constexpr Scale kFull{.samples = 16, .max_new_tokens = 512, .steps = 4000};
+constexpr Scale kQuick{.samples = 1, .max_new_tokens = 160, .steps = 360};
+constexpr Scale kFull{.samples = 16, .max_new_tokens = 384, .steps = 20000};
 
 constexpr const char* kStudentConfig = "student.json";
+// Small batches: with so few tokens, the number of steps decides how far a student gets.
+constexpr int64_t kBatchTokens = 512;
 constexpr double kHeldOutShare = 0.1;  // of the prompts
 constexpr size_t kSpeedPrompts = 16;   // answered side by side to measure speed
 constexpr size_t kShownPrompts = 4;    // of these, answers that are shown
@@ -56,11 +58,11 @@ Recipe recipe_for(const QuickstartOptions& options, const Scale& scale, double h
   recipe.objective.hard_label_weight = hard_label_weight;
   recipe.schedule.peak = 1e-3;
   recipe.schedule.steps = scale.steps;
-  recipe.batch_tokens = 2048;
-  recipe.micro_batch_tokens = 2048;
+  recipe.batch_tokens = kBatchTokens;
+  recipe.micro_batch_tokens = kBatchTokens;
   recipe.validation_share = kHeldOutShare;
   recipe.validate_every = 0;
-  recipe.checkpoint_every = options.full ? 200 : 30;
+  recipe.checkpoint_every = options.full ? 500 : 120;
   recipe.keep_checkpoints = 1;
   recipe.seed = options.seed;
   return recipe;

@@ -34,6 +34,7 @@ void read_tensor(const WeightSource& source, const std::string& name) {
     const at::Tensor tensor = source.load(name);
     // Touches every byte.
     if (tensor.numel() > 0) tensor.to(at::kDouble).sum();
+    source.load_blocks(name);
   } catch (const core::Error&) {
   }
 }

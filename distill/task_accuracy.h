@@ -15,8 +15,8 @@ namespace distill {
 
 struct TaskOptions {
   int64_t max_new_tokens = 256;
-  int64_t batch = 16;         // answers generated side by side
-  std::string chat_template;  // family, where the model has none of its own
+  int64_t batch = 16;           // answers generated side by side
+  std::string chat_template{};  // family, where the model has none of its own
 };
 
 struct TaskAccuracy {

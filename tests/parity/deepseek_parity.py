@@ -21,11 +21,13 @@ import transformers
 from safetensors.torch import load_file
 
 import make_deepseek_checkpoints as checkpoints
-from logits_parity import (BF16_RATIO, FP32_BOUND, draw_tokens, largest_difference, ours, theirs)
+from logits_parity import (FP32_BOUND, draw_tokens, largest_difference, ours, theirs)
 
 LENGTHS = [1, 2, 60]  # beyond YaRN's original context
 
 
+# Both errors are medians over few tokens, and the peer's sums depend on how many threads it has; fp32 is the sharp test.
+BF16_RATIO = 1.5
 # The other implementation of experts wants sizes that are multiples of 16 bytes.
 EXPERTS = {"experts_implementation": "eager"}
 

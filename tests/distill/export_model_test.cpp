@@ -68,9 +68,8 @@ TEST_F(ExportModel, NeverReplacesWhatIsNoModelOrItsOwnSource) {
 
 TEST_F(ExportModel, NamesTheTensorThatADtypeCannotHold) {
   data::NamedTensors tensors;
-  for (const auto& info : data::open_safetensors(model_)->tensors()) {
-    tensors.emplace_back(info.name, data::open_safetensors(model_)->load(info.name).clone());
-  }
+  const auto stored = data::open_safetensors(model_);
+  for (const auto& info : stored->tensors()) tensors.emplace_back(info.name, stored->load(info.name).clone());
   tensors[0].second.fill_(1e6);
   data::write_safetensors(model_ / "model.safetensors", tensors);
   EXPECT_THAT(error_of([&] { export_model({.model = model_, .out = out_, .dtype = at::kHalf}); }),

@@ -8,9 +8,12 @@
 namespace distill::kernels {
 namespace {
 
-// [1, heads, length, dim] of one sequence, as scaled_dot_product_attention takes it.
-at::Tensor sequence_of(const at::Tensor& x, int64_t begin, int64_t end) {
-  return x.slice(0, begin, end).transpose(0, 1).unsqueeze(0);
+// Each sequence as scaled_dot_product_attention takes it, [1, heads, length, dim]. One split, not a slice for each: its
+// gradient is one concatenation, where that of a slice is as large as x for every sequence.
+std::vector<at::Tensor> sequences_of(const at::Tensor& x, at::IntArrayRef lengths) {
+  std::vector<at::Tensor> parts = x.split_with_sizes(lengths);
+  for (auto& part : parts) part = part.transpose(0, 1).unsqueeze(0);
+  return parts;
 }
 
 // True where query i may see key j: i - window < j <= i.
@@ -30,15 +33,21 @@ at::Tensor varlen_attention(const at::Tensor& q, const at::Tensor& k, const at::
               "varlen_attention: sequence_offsets must be int32 [sequences + 1]");
   const at::Tensor offsets = sequence_offsets.cpu();
   const auto* offset = offsets.const_data_ptr<int32_t>();
-  std::vector<at::Tensor> outputs;
+  TORCH_CHECK(offset[0] == 0 && offset[offsets.size(0) - 1] == q.size(0), "varlen_attention: sequence_offsets from ",
+              offset[0], " to ", offset[offsets.size(0) - 1], " for ", q.size(0), " tokens");
+  std::vector<int64_t> lengths;
   for (int64_t s = 0; s + 1 < offsets.size(0); ++s) {
-    const int64_t begin = offset[s];
-    const int64_t end = offset[s + 1];
-    if (begin == end) continue;
-    const bool windowed = window > 0 && end - begin > window;
+    if (offset[s + 1] != offset[s]) lengths.push_back(offset[s + 1] - offset[s]);
+  }
+  const auto queries = sequences_of(q, lengths);
+  const auto keys = sequences_of(k, lengths);
+  const auto values = sequences_of(v, lengths);
+  std::vector<at::Tensor> outputs;
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    const bool windowed = window > 0 && lengths[s] > window;
     const at::Tensor output = at::scaled_dot_product_attention(
-        sequence_of(q, begin, end), sequence_of(k, begin, end), sequence_of(v, begin, end),
-        windowed ? std::optional(window_mask(end - begin, window, q.device())) : std::nullopt, /*dropout_p=*/0.0,
+        queries[s], keys[s], values[s],
+        windowed ? std::optional(window_mask(lengths[s], window, q.device())) : std::nullopt, /*dropout_p=*/0.0,
         /*is_causal=*/!windowed, scale, /*enable_gqa=*/q.size(1) != k.size(1));
     outputs.push_back(output.squeeze(0).transpose(0, 1));
   }

@@ -56,7 +56,7 @@ double seconds_since(Clock::time_point start) {
 Recipe recipe_for(const QuickstartOptions& options, const Scale& scale, double hard_label_weight) {
   Recipe recipe;
   recipe.objective.hard_label_weight = hard_label_weight;
-  recipe.schedule.peak = 1e-3;
+  recipe.schedule.peak = 2e-3;
   recipe.schedule.steps = scale.steps;
   recipe.batch_tokens = kBatchTokens;
   recipe.micro_batch_tokens = kBatchTokens;

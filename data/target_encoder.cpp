@@ -3,26 +3,17 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <limits>
-#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "kernels/multiversion.h"
+#include "kernels/softmax_row/softmax_row.h"
 
 namespace distill::data {
 namespace {
-
-// The greatest logit; NaN and infinities show up as a value that is not finite.
-DISTILL_MULTIVERSION float max_or_invalid(const float* logits, size_t count) {
-  float greatest = -std::numeric_limits<float>::infinity();
-  bool valid = true;
-  for (size_t i = 0; i < count; ++i) {
-    valid &= logits[i] < std::numeric_limits<float>::infinity();  // false for NaN too
-    greatest = logits[i] > greatest ? logits[i] : greatest;
-  }
-  return valid ? greatest : std::numeric_limits<float>::quiet_NaN();
-}
 
 // Sum of e^((logit - greatest) / temperature).
 DISTILL_MULTIVERSION double sum_of_exponentials(const float* logits, size_t count, float greatest, float scale) {
@@ -43,9 +34,19 @@ DISTILL_MULTIVERSION double sum_of_exponentials(const float* logits, size_t coun
 }
 
 // Ids of the `count` greatest logits, in descending order, the lower id first where equal.
-std::vector<int32_t> greatest_ids(std::span<const float> logits, size_t count) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
+std::vector<int32_t> greatest_ids(std::span<const float> logits, size_t count, std::vector<float> chunk_maxima) {
+  // As many logits as there are chunks reach their chunk's maximum, so the count-th greatest maximum bounds what is
+  // kept.
+  float bound = -std::numeric_limits<float>::infinity();
+  if (count <= chunk_maxima.size()) {
+    const auto last = chunk_maxima.begin() + static_cast<ptrdiff_t>(count) - 1;
+    std::ranges::nth_element(chunk_maxima, last, std::greater<>());
+    bound = *last;
+  }
+  std::vector<int32_t> ids;
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (logits[id] >= bound) ids.push_back(static_cast<int32_t>(id));
+  }
   const auto before = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
   if (count < ids.size()) {
     std::ranges::nth_element(ids, ids.begin() + static_cast<ptrdiff_t>(count), before);
@@ -58,8 +59,11 @@ std::vector<int32_t> greatest_ids(std::span<const float> logits, size_t count) {
 }  // namespace
 
 void encode_target(std::span<const float> logits, const TargetSpec& spec, SparseTargets& out) {
-  const float greatest = max_or_invalid(logits.data(), logits.size());
-  core::check(std::isfinite(greatest), "the model's logits contain NaN or infinities, or none is finite");
+  std::vector<float> chunk_maxima(kernels::row_chunks(logits.size()));
+  const auto maximum = kernels::row_maximum(logits, chunk_maxima);
+  const float greatest = maximum.value;
+  core::check(!maximum.has_nan && std::isfinite(greatest),
+              "the model's logits contain NaN or infinities, or none is finite");
   const auto scale = static_cast<float>(1 / spec.temperature);
   const double sum = sum_of_exponentials(logits.data(), logits.size(), greatest, scale);
   const auto probability = [&](float logit) {
@@ -74,7 +78,7 @@ void encode_target(std::span<const float> logits, const TargetSpec& spec, Sparse
     }
     covered = 1;
   } else {
-    for (const int32_t id : greatest_ids(logits, static_cast<size_t>(spec.exact))) {
+    for (const int32_t id : greatest_ids(logits, static_cast<size_t>(spec.exact), std::move(chunk_maxima))) {
       const double p = probability(logits[id]);
       covered += p;
       out.ids.push_back(id);

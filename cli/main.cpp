@@ -4,6 +4,7 @@
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "core/heap.h"
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "kernels/threads.h"
@@ -56,6 +57,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  distill::core::keep_freed_memory();
   try {
     return run(argc, argv);
   } catch (const distill::core::UsageError& error) {

@@ -34,7 +34,7 @@ struct Scale {
   int64_t max_new_tokens;
   int64_t steps;
 };
-constexpr Scale kQuick{.samples = 1, .max_new_tokens = 160, .steps = 360};
+constexpr Scale kQuick{.samples = 2, .max_new_tokens = 160, .steps = 720};
 constexpr Scale kFull{.samples = 16, .max_new_tokens = 384, .steps = 20000};
 
 constexpr const char* kStudentConfig = "student.json";

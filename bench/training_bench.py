@@ -34,9 +34,7 @@ LEARNING_RATE = 1e-3
 
 def run(command, options):
     """Standard output, seconds and peak memory in bytes of a process."""
-    libraries = ":".join(filter(None, ["/usr/local/cuda/lib64", os.environ.get("LD_LIBRARY_PATH")]))
-    environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "HF_HUB_OFFLINE": "1",
-                   "OMP_NUM_THREADS": str(options.threads)}  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     start = time.monotonic()
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, env=environment, text=True)
     output = process.stdout.read()
@@ -45,6 +43,16 @@ def run(command, options):
         sys.exit(f"{' '.join(map(str, command))} failed")
     wall = time.monotonic() - start
     return output, usage.ru_utime + usage.ru_stime if options.cpu_clock else wall, 1024 * usage.ru_maxrss
+
+
+def use_peers_python():
+    """Goes on in the Python that has the peers."""
+    python = DEPS / "parity/bin/python"
+    if pathlib.Path(sys.executable) != python:
+        if not python.exists():
+            sys.exit(f"{python} is missing; run scripts/setup.sh --parity")
+        libraries = ":".join(filter(None, ["/usr/local/cuda/lib64", os.environ.get("LD_LIBRARY_PATH")]))
+        os.execve(python, [python, *sys.argv], {**os.environ, "LD_LIBRARY_PATH": libraries, "HF_HUB_OFFLINE": "1"})
 
 
 def distill(options, *arguments):
@@ -73,6 +81,7 @@ def prepare(options):
     pathlib.Path("prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
     distill(options, "generate", "--teacher", "teacher", "--prompts", "prompts.jsonl", "--out", "traces", "--targets",
             f"topk:{options.targets}", "--max-new-tokens", 160)  # fmt: skip
+
 
 def measure_ours(options, steps):
     shutil.rmtree("run", ignore_errors=True)
@@ -175,6 +184,7 @@ def main():
     parser.add_argument("--cpu-clock", action="store_true", help="measure processor time on one thread")
     parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    use_peers_python()
     if options.cpu_clock:
         options.threads = 1
     if options.as_peer:

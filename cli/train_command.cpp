@@ -1,18 +1,25 @@
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/commands.h"
+#include "core/cpu_count.h"
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "core/local_ranks.h"
 #include "core/progress.h"
+#include "core/rank_environment.h"
 #include "data/trace_reader.h"
 #include "distill/recipe.h"
 #include "distill/student_setup.h"
 #include "distill/trainer.h"
+#include "nn/rank_group.h"
 
 namespace distill::cli {
 namespace {
@@ -28,6 +35,7 @@ struct Options {
   std::optional<int64_t> batch_tokens;
   std::optional<int64_t> micro_batch_tokens;
   std::optional<std::string> dtype;
+  int processes = 1;
   bool hard_labels = false;
   bool json = false;
 };
@@ -65,8 +73,29 @@ void print(const TrainingSummary& summary, const Options& options) {
   line("checkpoint", summary.checkpoint.string());
 }
 
-void run(Options options) {
-  core::install_interrupt_handlers();
+// This very command once for each rank.
+void start_ranks(int count) {
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::vector<std::string> arguments;
+  bool has_threads = false;
+  for (std::string word; std::getline(file, word, '\0');) {
+    if (word == "--nproc") {
+      std::getline(file, word, '\0');
+      continue;
+    }
+    if (word.starts_with("--nproc=")) continue;
+    has_threads = has_threads || word.starts_with("--threads");
+    arguments.push_back(word);
+  }
+  core::check(!arguments.empty(), "cannot read /proc/self/cmdline to start the ranks");
+  arguments[0] = "/proc/self/exe";
+  if (!has_threads) {
+    arguments.insert(arguments.end(), {"--threads", std::to_string(std::max(1, core::available_cpus() / count))});
+  }
+  core::run_local_ranks(count, arguments);
+}
+
+void train_as_rank(Options& options, nn::RankGroup* ranks) {
   const Recipe recipe = make_recipe(options);
   const auto traces = std::make_shared<const data::TraceReader>(data::TraceReader::open(options.data));
   options.student.seed = recipe.seed;
@@ -75,11 +104,27 @@ void run(Options options) {
                                          .package = std::move(student.package),
                                          .traces = traces,
                                          .run = options.out,
-                                         .recipe = recipe});
+                                         .recipe = recipe,
+                                         .ranks = ranks});
+  if (ranks != nullptr && ranks->rank() != 0) return;
   print(summary, options);
   if (summary.interrupted) {
     std::fprintf(stderr, "distill: stopped at step %lld of %lld; run the same command again to go on\n",
                  static_cast<long long>(summary.steps), static_cast<long long>(recipe.schedule.steps));
+  }
+}
+
+void run(Options options) {
+  core::install_interrupt_handlers();
+  const auto environment = core::rank_environment();
+  if (!environment && options.processes > 1) return start_ranks(options.processes);
+  if (!environment) return train_as_rank(options, nullptr);
+  nn::RankGroup ranks(*environment);
+  try {
+    train_as_rank(options, &ranks);
+  } catch (const std::exception& error) {
+    ranks.report_failure(error.what());
+    throw;
   }
 }
 
@@ -111,6 +156,10 @@ void add_train_command(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}));
+  command
+      ->add_option("--nproc", options->processes,
+                   "Processes on this machine that share the work; several machines: torchrun, srun or mpirun")
+      ->check(CLI::Range(1, 1024));
   command->add_option("--teacher", options->student.teacher,
                       "Where the teacher is now, for its tokenizer; the traces say where it was");
   command->add_flag("--init-from-teacher", options->student.initialise_from_teacher,

@@ -131,6 +131,8 @@ struct Batcher::State {
   const Window& window(uint64_t epoch, uint64_t number);
   // Moves a position on until it lies in its window. False if the epoch ends first and may not be left.
   bool settle(BatcherState& at, bool leave_epoch);
+  // Where this rank's next batch lies; the position moves on.
+  BatcherState advance();
   TrainingBatch build(const BatcherState& at);
 };
 
@@ -194,6 +196,15 @@ bool Batcher::State::settle(BatcherState& at, bool leave_epoch) {
   }
 }
 
+BatcherState Batcher::State::advance() {
+  settle(position, true);
+  BatcherState own = position;
+  own.batch += static_cast<uint64_t>(options.rank);
+  settle(own, true);
+  position.batch += static_cast<uint64_t>(options.world);
+  return own;
+}
+
 TrainingBatch Batcher::State::build(const BatcherState& at) {
   BatchBuilder builder;
   for (const size_t index : window(at.epoch, at.window).batches[at.batch]) {
@@ -217,14 +228,19 @@ Batcher::Batcher(std::shared_ptr<const TraceReader> reader, BatcherOptions optio
 Batcher::~Batcher() = default;
 
 TrainingBatch Batcher::next() {
+  return state_->build(state_->advance());
+}
+
+BatchSize Batcher::skip() {
   State& state = *state_;
-  state.settle(state.position, true);
-  BatcherState own = state.position;
-  own.batch += static_cast<uint64_t>(state.options.rank);
-  state.settle(own, true);
-  TrainingBatch batch = state.build(own);
-  state.position.batch += static_cast<uint64_t>(state.options.world);
-  return batch;
+  const BatcherState own = state.advance();
+  BatchSize size;
+  for (const size_t index : state.window(own.epoch, own.window).batches[own.batch]) {
+    const auto [all, with_target] = state.positions(index);
+    size.tokens += all;
+    size.targets += with_target;
+  }
+  return size;
 }
 
 std::optional<TrainingBatch> Batcher::next_in_epoch() {

@@ -40,6 +40,11 @@ struct BatcherOptions {
   int64_t world = 1;
 };
 
+struct BatchSize {
+  int64_t tokens = 0;
+  int64_t targets = 0;
+};
+
 // Where a batcher stands; enough to continue in another process.
 struct BatcherState {
   uint64_t epoch = 0;
@@ -58,6 +63,9 @@ class Batcher {
 
   // The next batch of this rank; epochs follow each other without end, each in another order.
   TrainingBatch next();
+
+  // The size of what next() would read, instead of reading it.
+  BatchSize skip();
 
   // Batches of the current epoch from its beginning to the next one, for one pass over a validation set: nothing at the
   // end of the epoch.

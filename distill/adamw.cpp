@@ -77,6 +77,14 @@ data::NamedTensors AdamW::state() const {
   return state;
 }
 
+void AdamW::set_state(const data::NamedTensors& state) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    averages_[i].copy_(state[2 * i].second);
+    square_averages_[i].copy_(state[2 * i + 1].second);
+    steps_[i].copy_(state.back().second[static_cast<int64_t>(i)]);
+  }
+}
+
 void AdamW::load_state(const data::WeightSource& source) {
   const auto load = [&](const std::string& name, const at::Tensor& into) {
     core::check(source.find(name) != nullptr, "{}: tensor '{}' is missing", source.location(), name);

@@ -34,6 +34,8 @@ class AdamW {
 
   // "exp_avg.<name>", "exp_avg_sq.<name>" and "steps" [parameters] fp32: what a checkpoint needs to continue exactly.
   data::NamedTensors state() const;
+  // Takes over what state() of an equal optimizer gave.
+  void set_state(const data::NamedTensors& state);
   // Throws Error naming the file and tensor if one is missing or of another shape.
   void load_state(const data::WeightSource& source);
 

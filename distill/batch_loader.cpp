@@ -8,8 +8,8 @@
 namespace distill {
 
 BatchLoader::BatchLoader(std::shared_ptr<const data::TraceReader> traces, const data::BatcherOptions& options,
-                         const data::BatcherState& from, int64_t tokens_per_step)
-    : batcher_(std::move(traces), options), tokens_per_step_(tokens_per_step) {
+                         const data::BatcherState& from, int64_t tokens_per_step, int rank, int size)
+    : batcher_(std::move(traces), options), tokens_per_step_(tokens_per_step), rank_(rank), size_(size) {
   batcher_.restore(from);
   read_ahead();
 }
@@ -21,11 +21,19 @@ BatchLoader::~BatchLoader() {
 void BatchLoader::read_ahead() {
   pending_ = std::async(std::launch::async, [this] {
     StepBatches step;
+    data::BatchSize size;
+    int turn = 0;
     do {
-      step.batches.push_back(batcher_.next());
-      step.tokens += step.batches.back().tokens.numel();
-      step.targets += step.batches.back().target_rows.numel();
-    } while (step.tokens + step.batches.back().tokens.numel() / 2 < tokens_per_step_);
+      if (turn == rank_) {
+        step.batches.push_back(batcher_.next());
+        size = {.tokens = step.batches.back().tokens.numel(), .targets = step.batches.back().target_rows.numel()};
+      } else {
+        size = batcher_.skip();
+      }
+      turn = (turn + 1) % size_;
+      step.tokens += size.tokens;
+      step.targets += size.targets;
+    } while (step.tokens + size.tokens / 2 < tokens_per_step_);
     step.after = batcher_.state();
     return step;
   });

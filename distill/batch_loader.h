@@ -12,19 +12,20 @@ namespace distill {
 
 // What one step trains on.
 struct StepBatches {
-  std::vector<data::TrainingBatch> batches;
-  int64_t tokens = 0;
-  int64_t targets = 0;
-  data::BatcherState after;  // where the batcher stands behind them
+  std::vector<data::TrainingBatch> batches;  // of this rank
+  int64_t tokens = 0;                        // of all ranks
+  int64_t targets = 0;                       //   likewise
+  data::BatcherState after;                  // where the batcher stands behind them
 };
 
 // One thread may call next(); the reading thread ends with the object.
 class BatchLoader {
  public:
   // Continues at `from`. A step takes at least one batch, and further ones while that brings it nearer to
-  // `tokens_per_step` tokens.
+  // `tokens_per_step` tokens. `size` ranks deal a step's batches out in turn: what is in a step does not depend on
+  // their number, and a rank's share may be empty.
   BatchLoader(std::shared_ptr<const data::TraceReader> traces, const data::BatcherOptions& options,
-              const data::BatcherState& from, int64_t tokens_per_step);
+              const data::BatcherState& from, int64_t tokens_per_step, int rank = 0, int size = 1);
   ~BatchLoader();
   BatchLoader(const BatchLoader&) = delete;
   BatchLoader& operator=(const BatchLoader&) = delete;
@@ -39,6 +40,7 @@ class BatchLoader {
 
   data::Batcher batcher_;
   int64_t tokens_per_step_;
+  int rank_, size_;
   std::future<StepBatches> pending_;
   double seconds_waited_ = 0;
 };

@@ -1,6 +1,7 @@
 #include "distill/trainer.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <chrono>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include "core/progress.h"
 #include "distill/batch_loader.h"
 #include "distill/checkpoint.h"
+#include "distill/gradient_reducer.h"
 #include "distill/metrics_log.h"
 
 namespace distill {
@@ -27,6 +29,12 @@ data::BatcherOptions batcher_options(const Recipe& recipe, bool validation) {
           .seed = recipe.seed,
           .validation_share = recipe.validation_share,
           .validation = validation};
+}
+
+std::vector<at::Tensor> tensors_of(const data::NamedTensors& named) {
+  std::vector<at::Tensor> tensors;
+  for (const auto& [name, tensor] : named) tensors.push_back(tensor);
+  return tensors;
 }
 
 bool is_due(int64_t step, int64_t every) {
@@ -63,27 +71,36 @@ class Run {
         recipe_(job.recipe),
         objective_(recipe_.objective, job.traces->provenance().targets),
         parameters_(job.student.parameters()),
-        optimizer_(parameters_, recipe_.optimizer),
-        checkpoints_(job.run, recipe_.keep_checkpoints) {
+        optimizer_(parameters_, recipe_.optimizer) {
     state_.recipe = recipe_.to_json();
     state_.provenance = job.traces->provenance().to_json();
-    if (const auto latest = checkpoints_.latest()) resume(*latest);
+    if (leads()) {
+      checkpoints_.emplace(job.run, recipe_.keep_checkpoints);
+      if (const auto latest = checkpoints_->latest()) resume(*latest);
+    }
+    if (job.ranks != nullptr) begin_alike();
     hold_out();
   }
 
   TrainingSummary run() {
-    MetricsLog metrics(job_.run, state_.step);
-    BatchLoader loader(job_.traces, batcher_options(recipe_, false), state_.batcher, recipe_.batch_tokens);
-    core::Progress progress("training", static_cast<uint64_t>(recipe_.schedule.steps), "steps",
-                            static_cast<uint64_t>(state_.step));
+    std::optional<MetricsLog> metrics;
+    std::optional<core::Progress> progress;
+    if (leads()) {
+      metrics.emplace(job_.run, state_.step);
+      progress.emplace("training", static_cast<uint64_t>(recipe_.schedule.steps), "steps",
+                       static_cast<uint64_t>(state_.step));
+    }
+    BatchLoader loader(job_.traces, batcher_options(recipe_, false), state_.batcher, recipe_.batch_tokens, rank(),
+                       ranks());
     const auto start = Clock::now();
     const uint64_t tokens_before = state_.tokens;
-    while (state_.step < recipe_.schedule.steps && !core::interrupt_requested()) {
-      step(loader.next(), metrics, progress);
+    bool stop = core::interrupt_requested() && job_.ranks == nullptr;
+    while (state_.step < recipe_.schedule.steps && !stop) {
+      stop = step(loader.next(), metrics, progress);
       if (validation_ && is_due(state_.step, recipe_.validate_every)) validate(metrics);
       if (is_due(state_.step, recipe_.checkpoint_every)) save();
     }
-    progress.finish();
+    if (progress) progress->finish();
     summary_.interrupted = state_.step < recipe_.schedule.steps;
     if (validation_ && !summary_.interrupted && validated_at_ != state_.step) validate(metrics);
     if (saved_at_ != state_.step) save();
@@ -97,6 +114,25 @@ class Run {
   }
 
  private:
+  int rank() const { return job_.ranks != nullptr ? job_.ranks->rank() : 0; }
+  int ranks() const { return job_.ranks != nullptr ? job_.ranks->size() : 1; }
+  bool leads() const { return rank() == 0; }
+
+  // Every rank goes on from where rank 0 stands.
+  void begin_alike() {
+    const c10::NoGradGuard no_grad;
+    for (auto& [name, tensor] : parameters_) {
+      at::Tensor values = tensor.detach();
+      job_.ranks->broadcast(values);
+    }
+    data::NamedTensors moments = optimizer_.state();
+    for (auto& [name, tensor] : moments) job_.ranks->broadcast(tensor);
+    optimizer_.set_state(moments);
+    const std::string state = job_.ranks->broadcast(state_.to_json().dump());
+    if (!leads()) state_ = TrainerState::from_json(nlohmann::json::parse(state), "rank 0's state");
+    reducer_.emplace(tensors_of(parameters_), *job_.ranks);
+  }
+
   void resume(const std::filesystem::path& checkpoint) {
     TrainerState found = load_checkpoint(checkpoint, job_.package, parameters_, optimizer_);
     const std::string state_file = (checkpoint / "trainer.json").string();
@@ -122,22 +158,21 @@ class Run {
   void hold_out() {
     if (recipe_.validation_share == 0) return;
     try {
-      validation_ = std::make_unique<data::Batcher>(job_.traces, batcher_options(recipe_, true));
+      data::BatcherOptions options = batcher_options(recipe_, true);
+      options.rank = rank();
+      options.world = ranks();
+      validation_ = std::make_unique<data::Batcher>(job_.traces, options);
     } catch (const core::Error& error) {
       core::log::warn("training without validation: {}", error.what());
     }
   }
 
-  void step(const StepBatches& work, MetricsLog& metrics, core::Progress& progress) {
+  // Whether the work is asked to end.
+  bool step(const StepBatches& work, std::optional<MetricsLog>& metrics, std::optional<core::Progress>& progress) {
     const auto start = Clock::now();
-    LossSums sums;
-    for (const auto& batch : work.batches) {
-      const BatchLoss loss =
-          objective_(job_.student, batch, 1.0 / static_cast<double>(std::max<int64_t>(1, work.targets)));
-      sums += loss.sums;
-      if (!std::isfinite(loss.sums.loss)) stop_at(state_.step + 1, "loss", loss.sums.loss);
-      loss.loss.backward();
-    }
+    LossSums sums = accumulate_gradients(work);
+    const bool stop = sum_over_ranks(sums, core::interrupt_requested());
+    if (!std::isfinite(sums.loss)) stop_at(state_.step + 1, "loss", sums.loss);
     const double norm = optimizer_.gradient_norm();
     if (!std::isfinite(norm)) stop_at(state_.step + 1, "gradient's length", norm);
     const double rate = recipe_.schedule.rate(state_.step + 1);
@@ -150,12 +185,48 @@ class Run {
     state_.batcher = work.after;
     const double seconds = seconds_since(start);
     seconds_training_ += seconds;
+    if (!leads()) return stop;
     const double speed = static_cast<double>(work.tokens) / seconds;
-    metrics.write(state_.step, "train", training_scalars(sums, rate, norm, speed, state_));
+    metrics->write(state_.step, "train", training_scalars(sums, rate, norm, speed, state_));
     const double targets = static_cast<double>(std::max<int64_t>(1, sums.targets));
-    progress.set_note(fmt::format("loss {:.3f}, KL {:.3f}, {} tokens/s", sums.loss / targets, sums.divergence / targets,
-                                  core::format_count(speed)));
-    progress.advance();
+    progress->set_note(fmt::format("loss {:.3f}, KL {:.3f}, {} tokens/s", sums.loss / targets,
+                                   sums.divergence / targets, core::format_count(speed)));
+    progress->advance();
+    return stop;
+  }
+
+  // Of the losses of this rank; the gradients are summed over all ranks while the last of them is differentiated.
+  LossSums accumulate_gradients(const StepBatches& work) {
+    LossSums sums;
+    const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, work.targets));
+    for (size_t i = 0; i < work.batches.size(); ++i) {
+      const BatchLoss loss = objective_(job_.student, work.batches[i], scale);
+      sums += loss.sums;
+      if (job_.ranks == nullptr && !std::isfinite(loss.sums.loss)) stop_at(state_.step + 1, "loss", loss.sums.loss);
+      if (reducer_ && i + 1 == work.batches.size()) {
+        job_.ranks->guard([&] { reducer_->backward(loss.loss); });
+      } else {
+        loss.loss.backward();
+      }
+    }
+    if (reducer_ && work.batches.empty()) job_.ranks->guard([&] { reducer_->backward(reducer_->zero()); });
+    return sums;
+  }
+
+  // Whether any rank is asked to end.
+  bool sum_over_ranks(LossSums& sums, bool interrupted) const {
+    if (job_.ranks == nullptr) return interrupted;
+    at::Tensor all = at::tensor({sums.loss, sums.divergence, sums.cross_entropy, static_cast<double>(sums.agreements),
+                                 static_cast<double>(sums.targets), interrupted ? 1.0 : 0.0},
+                                at::kDouble);
+    job_.ranks->sum(all);
+    const auto* values = all.const_data_ptr<double>();
+    sums = {.loss = values[0],
+            .divergence = values[1],
+            .cross_entropy = values[2],
+            .agreements = std::llround(values[3]),
+            .targets = std::llround(values[4])};
+    return values[5] > 0;
   }
 
   [[noreturn]] void stop_at(int64_t step, std::string_view what, double value) {
@@ -166,14 +237,23 @@ class Run {
         saved_at_ > 0 ? fmt::format("the checkpoint of step {} is kept", saved_at_) : "there is no checkpoint yet");
   }
 
-  void validate(MetricsLog& metrics) {
-    summary_.validation = evaluate_targets(job_.student, *validation_, objective_, nullptr);
+  void validate(std::optional<MetricsLog>& metrics) {
+    Evaluation evaluation = evaluate_targets(job_.student, *validation_, objective_, nullptr);
+    if (job_.ranks != nullptr) {
+      sum_over_ranks(evaluation.sums, false);
+      at::Tensor counts =
+          at::tensor({static_cast<int64_t>(evaluation.documents), static_cast<int64_t>(evaluation.tokens)});
+      job_.ranks->sum(counts);
+      evaluation.documents = static_cast<uint64_t>(counts[0].item<int64_t>());
+      evaluation.tokens = static_cast<uint64_t>(counts[1].item<int64_t>());
+    }
+    summary_.validation = evaluation;
     validated_at_ = state_.step;
-    metrics.write(state_.step, "validation", validation_scalars(*summary_.validation));
+    if (leads()) metrics->write(state_.step, "validation", validation_scalars(evaluation));
   }
 
   void save() {
-    summary_.checkpoint = checkpoints_.save(state_, job_.package, parameters_, optimizer_);
+    if (leads()) summary_.checkpoint = checkpoints_->save(state_, job_.package, parameters_, optimizer_);
     saved_at_ = state_.step;
   }
 
@@ -182,8 +262,9 @@ class Run {
   Objective objective_;
   data::NamedTensors parameters_;
   AdamW optimizer_;
-  CheckpointStore checkpoints_;
-  std::unique_ptr<data::Batcher> validation_;  // null where nothing is held out
+  std::optional<CheckpointStore> checkpoints_;  // in rank 0
+  std::optional<GradientReducer> reducer_;      // where there are several ranks
+  std::unique_ptr<data::Batcher> validation_;   // null where nothing is held out
   TrainerState state_;
   TrainingSummary summary_;
   int64_t saved_at_ = -1;
@@ -207,7 +288,12 @@ nlohmann::ordered_json TrainingSummary::to_json() const {
 }
 
 TrainingSummary train(const TrainingJob& job) {
-  return Run(job).run();
+  try {
+    return Run(job).run();
+  } catch (const std::exception& error) {
+    if (job.ranks != nullptr) job.ranks->report_failure(error.what());
+    throw;
+  }
 }
 
 }  // namespace distill

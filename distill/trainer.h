@@ -1,6 +1,6 @@
 // Trains a student on stored traces: batches, objective, optimizer, validation, metrics and checkpoints in one loop.
-// Deterministic: the same traces, student, recipe and thread count give bitwise the same weights, whether the run was
-// killed and resumed or not.
+// Deterministic: the same traces, student, recipe, thread and rank count give bitwise the same weights, whether the run
+// was killed and resumed or not. The number of ranks changes nothing but rounding.
 #pragma once
 
 #include <filesystem>
@@ -14,6 +14,7 @@
 #include "distill/model_package.h"
 #include "distill/recipe.h"
 #include "nn/causal_lm.h"
+#include "nn/rank_group.h"
 
 namespace distill {
 
@@ -23,6 +24,9 @@ struct TrainingJob {
   std::shared_ptr<const data::TraceReader> traces;
   std::filesystem::path run;  // metrics and checkpoints; a run found there is continued
   Recipe recipe;
+  // The job's ranks, each of which calls train() with the same job, or null. Rank 0 owns `run`, the others need not see
+  // it; a run may be continued by another number of ranks.
+  nn::RankGroup* ranks = nullptr;
 };
 
 struct TrainingSummary {
@@ -39,9 +43,9 @@ struct TrainingSummary {
   nlohmann::ordered_json to_json() const;
 };
 
-// Asks core::interrupt_requested() after every step. Throws Error if the run in `job.run` is of another student, recipe
-// or traces; if the loss or a gradient is not finite, in which case the weights are as before that step and the last
-// checkpoint stays; and on a full disk, the last checkpoint intact.
+// Asks core::interrupt_requested() after every step; a signal to one rank ends all after the same one. Throws Error if
+// the run in `job.run` is of another student, recipe or traces; if the loss or a gradient is not finite, in which case
+// the weights are as before that step and the last checkpoint stays; and on a full disk, the last checkpoint intact.
 TrainingSummary train(const TrainingJob& job);
 
 }  // namespace distill

@@ -21,6 +21,7 @@ packages=(
   libcli11-dev
   libcurl4-openssl-dev
   libfmt-dev
+  libgloo-dev # headers only: Gloo itself is in LibTorch
   libgmock-dev
   libgtest-dev
   libhdf5-dev

@@ -1,0 +1,14 @@
+// Starts the ranks of a job on this machine, as torchrun --nproc-per-node does.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace distill::core {
+
+// Runs `arguments` `count` times with torchrun's variables set (rank_environment.h) and waits. SIGINT and SIGTERM go on
+// to all of them. When one fails, the others have half a minute to notice and say so before they are ended. Throws
+// Error if a process cannot be started or fails, naming the first rank that did.
+void run_local_ranks(int count, const std::vector<std::string>& arguments);
+
+}  // namespace distill::core

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Data parallel training: the same losses on 1, 2 and 4 ranks, a run continued by another number of ranks, the
+environments of torchrun and Slurm, and what remains of a job when one of its ranks is killed, stopped or fails."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+DISTILL = os.environ["DISTILL"]
+CONFIG = dict(model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=32, intermediate_size=64,
+              num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+              rms_norm_eps=1e-5, tie_word_embeddings=True, rope_theta=10000.0, hidden_act="silu")  # fmt: skip
+RECIPE = {"steps": 12, "batch": {"tokens": 640, "micro_tokens": 128}, "validation": {"share": 0.2, "every": 6},
+          "checkpoint": {"every": 4}, "precision": "fp32"}  # fmt: skip
+LIMIT = 60  # seconds within which a job must end when a rank is lost
+
+
+def run(*arguments, environment=None):
+    result = subprocess.run([DISTILL, *map(str, arguments)], env={**os.environ, **(environment or {})},
+                            capture_output=True, text=True, timeout=300)  # fmt: skip
+    if result.returncode != 0:
+        sys.exit(f"{arguments} failed: {result.stderr}")
+    return result
+
+
+def prepare():
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, decoders
+
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(sorted(letters))}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=256, **{k: v for k, v in CONFIG.items() if k not in ("model_type", "architectures")}))
+    model.save_pretrained("teacher")
+    tokenizer.save("teacher/tokenizer.json")
+    pathlib.Path("student.json").write_text(json.dumps(dict(CONFIG, vocab_size=256)))
+    pathlib.Path("recipe.json").write_text(json.dumps(RECIPE))
+    prompts = [{"id": str(i), "prompt": "word " * (1 + i % 7)} for i in range(80)]
+    pathlib.Path("prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    run("generate", "--teacher", "teacher", "--prompts", "prompts.jsonl", "--out", "traces", "--targets", "full",
+        "--max-new-tokens", 40)  # fmt: skip
+
+
+def command(out, *more):
+    return ["train", "--data", "traces", "--student", "student.json", "--recipe", "recipe.json", "--out", out,
+            "--teacher", "teacher", "--threads", "1", *more]  # fmt: skip
+
+
+def curve(out):
+    lines = [json.loads(line) for line in pathlib.Path(out, "metrics.jsonl").read_text().splitlines()]
+    return {(line["kind"], line["step"]): line["loss"] for line in lines}
+
+
+def compare(name, reference, other):
+    if reference.keys() != other.keys():
+        sys.exit(f"{name}: other steps than one rank's")
+    worst = max(abs(reference[key] - other[key]) / reference[key] for key in reference)
+    print(f"{name}: {len(reference)} losses, largest relative difference {worst:.1e}")
+    if worst > 1e-4:
+        sys.exit(f"{name}: the losses differ")
+
+
+def ranks_by_environment(out, size, variables):
+    processes = [subprocess.Popen([DISTILL, *command(out)], env={**os.environ, **variables(rank)},
+                                  stdout=subprocess.DEVNULL) for rank in range(size)]  # fmt: skip
+    if any(process.wait(120) != 0 for process in processes):
+        sys.exit(f"{out}: a rank failed")
+
+
+def children_of(process):
+    found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True)
+    return sorted(int(pid) for pid in found.stdout.split())
+
+
+def lose_a_rank(how, expected):
+    """Starts three ranks, takes away the last one while they train, and waits for the end of the job."""
+    out = f"lost-{how.name}"
+    process = subprocess.Popen([DISTILL, *command(out, "--nproc", "3", "--steps", "1000000")], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not pathlib.Path(out, "latest").exists():
+        if time.monotonic() > deadline:
+            sys.exit("the ranks did not begin to train")
+        time.sleep(0.1)
+    victim = children_of(process)[2]
+    start = time.monotonic()
+    os.kill(victim, how)
+    try:
+        _, messages = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"{how.name}: the job goes on {LIMIT} seconds after it lost a rank")
+    print(f"{how.name}: ended after {time.monotonic() - start:.0f} s")
+    if process.returncode != 1 or expected not in messages:
+        sys.exit(f"{how.name}: exit code {process.returncode}, messages: {messages}")
+    if not pathlib.Path(out, "latest").exists():
+        sys.exit(f"{how.name}: no checkpoint is left")
+
+
+def interrupt():
+    process = subprocess.Popen([DISTILL, *command("stopped", "--nproc", "2", "--steps", "100000")],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    metrics = pathlib.Path("stopped", "metrics.jsonl")
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 5):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=60)
+    if process.returncode != 0 or "run the same command again" not in messages:
+        sys.exit(f"SIGTERM: exit code {process.returncode}, messages: {messages}")
+
+
+def main():
+    prepare()
+    for ranks in (1, 2, 4):
+        run(*command(f"run{ranks}", "--nproc", ranks))
+        if ranks > 1:
+            compare(f"{ranks} ranks", curve("run1"), curve(f"run{ranks}"))
+
+    run(*command("mixed", "--nproc", 2, "--steps", 5))
+    run(*command("mixed", "--nproc", 3))
+    mixed = {key: loss for key, loss in curve("mixed").items() if key[1] != 5 or key[0] == "train"}
+    run(*command("alone", "--steps", 5))
+    run(*command("alone"))
+    alone = {key: loss for key, loss in curve("alone").items() if key[1] != 5 or key[0] == "train"}
+    compare("5 steps on 2 ranks, the rest on 3", alone, mixed)
+
+    ranks_by_environment("torchrun", 2, lambda rank: dict(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank),
+                                                          MASTER_ADDR="127.0.0.1", MASTER_PORT="29711"))  # fmt: skip
+    compare("torchrun's environment", curve("run1"), curve("torchrun"))
+    ranks_by_environment("slurm", 2, lambda rank: dict(SLURM_PROCID=str(rank), SLURM_STEP_NUM_TASKS="2", SLURM_LOCALID=str(rank),
+                                                       SLURM_STEP_NODELIST="localhost", SLURM_JOB_ID="712"))  # fmt: skip
+    compare("Slurm's environment", curve("run1"), curve("slurm"))
+
+    interrupt()
+    lose_a_rank(signal.SIGKILL, "rank 2")
+    lose_a_rank(signal.SIGSTOP, "rank 2 on")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,35 +2,27 @@
 
 #include <ATen/ATen.h>
 
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
+#include <vector>
+
+#include "kernels/packed_linear/block_decode.h"
 
 namespace distill::kernels {
 namespace {
 
 constexpr int64_t kPairs = kPairAlignment;  // of inputs in a block
 constexpr int64_t kWidth = kPanelWidth;
-constexpr int64_t kStepValues = 2 * kWidth;  // of one pair of inputs
 
-// [out, ...] padded to whole panels, as [panels, 64, ...].
+// [out, ...] padded to whole panels, as [panels, 32, ...].
 at::Tensor by_panel(const at::Tensor& rows) {
   const int64_t missing = (kWidth - rows.size(0) % kWidth) % kWidth;
   const at::Tensor padded = at::constant_pad_nd(rows, {0, 0, 0, missing});
   return padded.view({-1, kWidth, rows.size(1)});
 }
 
-// [panels, 64, in] -> [panels, blocks, 16 pairs, 64, 2].
-at::Tensor by_step(const at::Tensor& codes) {
-  const int64_t blocks = codes.size(2) / kBlockInputs;
-  return codes.view({codes.size(0), kWidth, blocks, kPairs, 2}).permute({0, 2, 3, 1, 4});
-}
-
-at::Tensor pack_nibbles(const at::Tensor& steps) {
-  const at::Tensor groups = steps.reshape({steps.size(0), steps.size(1), kPairs, 4, 2, 8, 2});
-  return (groups.select(4, 0) | groups.select(4, 1).bitwise_left_shift(4))
-      .reshape({steps.size(0), steps.size(1), kPairs, kWidth})
-      .contiguous();
+// [panels, blocks, 32 outputs, 32 inputs] -> [panels, blocks, 8 groups, 32 inputs, 2 bytes of a word].
+at::Tensor pack_nibbles(const at::Tensor& blocks) {
+  const at::Tensor pairs = blocks.view({blocks.size(0), blocks.size(1), kWidth / 4, 2, 2, kBlockInputs});
+  return (pairs.select(4, 0) | pairs.select(4, 1).bitwise_left_shift(4)).transpose(3, 4).contiguous();
 }
 
 // fp16 -> fp32, exact. Scales are finite and few, so that branches do no harm.
@@ -38,62 +30,26 @@ inline float half_to_float(uint16_t half) {
   return c10::detail::fp16_ieee_to_fp32_value(half);
 }
 
-inline float code_at(const BlockPanel& panel, int64_t step, int64_t value) {
-  if (!panel.four_bits) return static_cast<const int8_t*>(panel.codes)[step * kStepValues + value];
-  const int64_t output = value / 2;
-  const auto byte =
-      static_cast<const uint8_t*>(panel.codes)[step * kWidth + output / 16 * 16 + output % 8 * 2 + value % 2];
-  return static_cast<float>(output % 16 < 8 ? byte & 15 : byte >> 4);
+inline int code_at(const BlockPanel& panel, int64_t block, int64_t output, int64_t input) {
+  const auto* codes = static_cast<const uint8_t*>(panel.codes) + block * panel.block_bytes();
+  if (!panel.four_bits) return static_cast<int8_t>(codes[output * kBlockInputs + input]);
+  return codes[(output / 4 * kBlockInputs + input) * 2 + output % 4 / 2] >> output % 2 * 4 & 15;
 }
 
 #ifdef __x86_64__
-#define DISTILL_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
-
-// 16 fp16 as fp32, each twice: the scales of 16 outputs for their pairs of inputs.
-DISTILL_AVX512_BF16 inline void load_doubled(const uint16_t* halves, __m512* out) {
-  const __m512i lower = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-  const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
-  const __m512 values = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
-  out[0] = _mm512_permutexvar_ps(lower, values);
-  out[1] = _mm512_permutexvar_ps(upper, values);
-}
-
 template <bool kFourBits>
-DISTILL_AVX512_BF16 void decode_avx512(const BlockPanel& panel, Bf16* out) {
-  constexpr int64_t kStepBytes = kFourBits ? kWidth : kStepValues;
-  constexpr int64_t kAhead = 8192;  // the next panel follows this one in memory
-  const auto* codes = static_cast<const char*>(panel.codes);
+DISTILL_AVX512_BLOCKS void decode_avx512(const BlockPanel& panel, Bf16* out) {
+  const auto* codes = static_cast<const uint8_t*>(panel.codes);
   const uint16_t* scales = panel.scales;
-  for (int64_t b = 0; b < panel.blocks; ++b) {
-    __m512 scale[8];
-    __m512 min[8];
-    for (int g = 0; g < 4; ++g) load_doubled(scales + 16 * g, scale + 2 * g);
-    scales += kWidth;
-    if (panel.has_mins) {
-      for (int g = 0; g < 4; ++g) load_doubled(scales + 16 * g, min + 2 * g);
-      scales += kWidth;
-    } else {
-      for (auto& m : min) m = _mm512_setzero_ps();
+  for (int64_t b = 0; b < panel.blocks; ++b, out += kBlockInputs * kWidth) {
+    for (int64_t first = 0; first < kWidth; first += kTileOutputs) {
+      __m512i rows[kTileOutputs];
+      decode_tile<kFourBits>(codes, scales + first, panel.has_mins ? scales + kWidth + first : nullptr, rows);
+      transpose(rows);
+      for (int64_t pair = 0; pair < kPairs; ++pair) _mm512_storeu_si512(out + (pair * kWidth + first) * 2, rows[pair]);
+      codes += panel.block_bytes() / 2;
     }
-    for (int64_t step = 0; step < kPairs; ++step, codes += kStepBytes, out += kStepValues) {
-      for (int64_t i = 0; i < kStepBytes; i += 64) __builtin_prefetch(codes + kAhead + i, 0, 2);
-#pragma GCC unroll 4
-      for (int g = 0; g < 4; ++g) {
-        __m512i low;
-        __m512i high;
-        if constexpr (kFourBits) {
-          const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes) + g));
-          low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
-          high = _mm512_srli_epi32(bytes, 4);
-        } else {
-          low = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes) + 2 * g));
-          high = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes) + 2 * g + 1));
-        }
-        const __m512 first = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), scale[2 * g], min[2 * g]);
-        const __m512 second = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), scale[2 * g + 1], min[2 * g + 1]);
-        _mm512_storeu_si512(out + g * 32, (__m512i)_mm512_cvtne2ps_pbh(second, first));
-      }
-    }
+    scales += panel.block_scales();
   }
 }
 #endif
@@ -112,11 +68,13 @@ PackedWeight pack_weight(const BlockWeight& weight) {
                     (values.sizes() == blocks && values.scalar_type() == at::kHalf),
                 "pack_weight: scales and mins must be fp16 [out, in / ", kBlockInputs, "]");
   }
-  const at::Tensor steps = by_step(by_panel(codes));
   const bool four_bits = codes.scalar_type() == at::kByte;
+  const at::Tensor panels = by_panel(codes);
+  const at::Tensor by_block =
+      panels.view({panels.size(0), kWidth, panels.size(2) / kBlockInputs, kBlockInputs}).transpose(1, 2).contiguous();
   std::vector<at::Tensor> scales{by_panel(weight.scales).transpose(1, 2)};
   if (weight.mins.defined()) scales.push_back(by_panel(weight.mins).transpose(1, 2));
-  return {.panels = four_bits ? pack_nibbles(steps) : steps.contiguous(),
+  return {.panels = four_bits ? pack_nibbles(by_block) : by_block,
           .scales = at::stack(scales, 2).contiguous(),
           .in = codes.size(1),
           .out = codes.size(0)};
@@ -128,14 +86,22 @@ at::Tensor block_values(const BlockWeight& weight) {
   return weight.mins.defined() ? scaled + spread(weight.mins) : scaled;
 }
 
-void decode_panel_portable(const BlockPanel& panel, Bf16* out) {
-  const int64_t rows = panel.has_mins ? 2 : 1;
-  for (int64_t step = 0; step < panel.blocks * kPairs; ++step) {
-    const uint16_t* scales = panel.scales + step / kPairs * rows * kWidth;
-    for (int64_t i = 0; i < kStepValues; ++i) {
-      const float min = panel.has_mins ? half_to_float(scales[kWidth + i / 2]) : 0.0f;
-      out[step * kStepValues + i] = from_float<Bf16>(code_at(panel, step, i) * half_to_float(scales[i / 2]) + min);
+void decode_row(const BlockPanel& panel, int64_t output, Bf16* out) {
+  for (int64_t b = 0; b < panel.blocks; ++b, out += kBlockInputs) {
+    const uint16_t* scales = panel.scales + b * panel.block_scales() + output;
+    const float scale = half_to_float(scales[0]);
+    const float min = panel.has_mins ? half_to_float(scales[kWidth]) : 0.0f;
+    for (int64_t i = 0; i < kBlockInputs; ++i) {
+      out[i] = from_float<Bf16>(static_cast<float>(code_at(panel, b, output, i)) * scale + min);
     }
+  }
+}
+
+void decode_panel_portable(const BlockPanel& panel, Bf16* out) {
+  std::vector<Bf16> row(static_cast<size_t>(panel.blocks * kBlockInputs));
+  for (int64_t output = 0; output < kWidth; ++output) {
+    decode_row(panel, output, row.data());
+    for (size_t i = 0; i < row.size(); ++i) out[i / 2 * kWidth * 2 + output * 2 + i % 2] = row[i];
   }
 }
 

@@ -26,21 +26,27 @@ PackedWeight pack_weight(const BlockWeight& weight);
 // The values [out, in] fp32.
 at::Tensor block_values(const BlockWeight& weight);
 
-// One panel of a packed block weight. Of each block lie its `steps` pairs of inputs one after the other, each with the
-// codes of 64 outputs: 8 bits as [64, 2]; 4 bits as 4 groups of 16 bytes, byte i of a group holding in its low half
-// input i % 2 of output i / 2 and in its high half the same of output 8 + i / 2.
+// One panel of a packed block weight: for each block of inputs the codes of 32 outputs. 8 bits: [32 outputs, 32
+// inputs]. 4 bits: [8, 32 inputs] words of 16 bits, whose four nibbles, from the lowest on, belong to outputs 4g to
+// 4g + 3 of group g, so that one vector's nibbles at one place are all inputs of one output.
 struct BlockPanel {
-  const void* codes;       // [blocks, 16, 64, 2]: uint8 with two codes each, or int8
-  const uint16_t* scales;  // [blocks, 1 or 2, 64] fp16: the scales, then the mins if there are any
+  const void* codes;       // uint8 with two codes each, or int8
+  const uint16_t* scales;  // [blocks, 1 or 2, 32] fp16: the scales, then the mins if there are any
   int64_t blocks;
   bool four_bits;
   bool has_mins;
+
+  int64_t block_bytes() const { return kPanelWidth * kBlockInputs / (four_bits ? 2 : 1); }
+  int64_t block_scales() const { return kPanelWidth * (has_mins ? 2 : 1); }
 };
 
-// Writes the panel's bf16 values [blocks * 16, 64, 2], rounded to nearest even.
+// Writes the panel's bf16 values [blocks * 16, 32, 2], rounded to nearest even.
 void decode_panel(const BlockPanel& panel, Bf16* out);
 
 // The same in portable code, whatever the machine has.
 void decode_panel_portable(const BlockPanel& panel, Bf16* out);
+
+// Writes the bf16 values [blocks * kBlockInputs] of one of the panel's outputs.
+void decode_row(const BlockPanel& panel, int64_t output, Bf16* out);
 
 }  // namespace distill::kernels

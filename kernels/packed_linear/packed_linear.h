@@ -7,27 +7,27 @@
 
 namespace distill::kernels {
 
-// A weight [out, in] in panels of 64 outputs: panel p holds, for each pair of inputs k, k+1, the 64 pairs
-// (w[64p + j][k], w[64p + j][k + 1]) side by side, so that one pass over memory feeds the bf16 dot products of AVX-512
+// A weight [out, in] in panels of 32 outputs: panel p holds, for each pair of inputs k, k+1, the 32 pairs
+// (w[32p + j][k], w[32p + j][k + 1]) side by side, so that one pass over memory feeds the bf16 dot products of AVX-512
 // and AMX. Missing outputs and inputs are zero.
 //
-// A weight in blocks of integers (kernels/packed_linear/block_weight.h) lies in the same order and keeps its scales
-// beside it; its values count as if they had been rounded to bf16.
+// A weight in blocks of integers lies in the panels that BlockPanel describes (kernels/packed_linear/block_weight.h);
+// its values count as if they had been rounded to bf16.
 //
-// A weight in fp32 has, for each input k, the 64 numbers w[64p + j][k] side by side.
+// A weight in fp32 has, for each input k, the 32 numbers w[32p + j][k] side by side.
 //
 // On CUDA, where cuBLAS streams a plain matrix as well, `panels` is that matrix with the same zero inputs at its end.
 struct PackedWeight {
-  at::Tensor panels;  // [ceil(out / 64), pairs, 64, 2] bf16, pairs = ceil(in / 2) rounded up to kPairAlignment; or
-                      // [ceil(out / 64), pairs / 16, 16, 64 (, 2)] uint8 with two 4-bit codes each (int8); or
-                      // [ceil(out / 64), in, 64] fp32; or, on CUDA, [out, 2 * pairs] bf16 or [out, in] fp32
-  at::Tensor
-      scales{};  // undefined; or [ceil(out / 64), pairs / 16, 1 or 2, 64] fp16: scales, then mins if there are any
+  at::Tensor panels;    // [ceil(out / 32), pairs, 32, 2] bf16, pairs = ceil(in / 2) rounded up to kPairAlignment; or
+                        // [ceil(out / 32), in / 32, 8, 32, 2] uint8 with two 4-bit codes each; or
+                        // [ceil(out / 32), in / 32, 32, 32] int8; or
+                        // [ceil(out / 32), in, 32] fp32; or, on CUDA, [out, 2 * pairs] bf16 or [out, in] fp32
+  at::Tensor scales{};  // undefined; or [ceil(out / 32), in / 32, 1 or 2, 32] fp16: scales, then mins if there are any
   int64_t in = 0;
   int64_t out = 0;
 };
 
-inline constexpr int64_t kPanelWidth = 64;
+inline constexpr int64_t kPanelWidth = 32;
 inline constexpr int64_t kPairAlignment = 16;
 
 // `weight` [out, in] of any floating dtype, rounded to `dtype`: bf16 or fp32.

@@ -3,9 +3,13 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <memory>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
+#include "kernels/packed_linear/block_kernel.h"
 #include "kernels/packed_linear/block_weight.h"
 #include "kernels/packed_linear/packed_linear.h"
 #include "kernels/packed_linear/tile_kernel.h"
@@ -14,29 +18,54 @@ namespace distill::kernels {
 namespace {
 
 constexpr int64_t kWidth = kPanelWidth;
-constexpr int64_t kRowBlock = 192;     // rows of x kept in cache while the panels pass by
-constexpr int64_t kGrainMacs = 32768;  // multiply-adds worth a thread
+constexpr int64_t kRowBytes = 1 << 20;  // of x, kept in the second-level cache while the panels pass by
+constexpr int64_t kGrainMacs = 32768;   // multiply-adds worth a thread
 
-template <typename Residual, typename Out>
-[[gnu::always_inline]] inline void finish(const float* sums, const float* bias, const Residual* residual, Out* out,
-                                          int64_t width) {
+// Uninitialised memory in whole cache lines.
+template <typename T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count)
+      : lines_(std::make_unique_for_overwrite<Line[]>(static_cast<size_t>(count) * sizeof(T) / sizeof(Line) + 1)) {}
+  T* data() { return reinterpret_cast<T*>(lines_.get()); }
+
+ private:
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+  std::unique_ptr<Line[]> lines_;
+};
+
+// Where the sums of some rows go.
+template <typename Value, typename Out>
+struct Output {
+  const float* bias;      // or null
+  const Value* residual;  // or null
+  Out* out;
+  int64_t stride;  // of residual and out
+};
+
+// Writes `rows` rows of sums [rows, 32], the first `width` of each.
+template <typename Value, typename Out>
+[[gnu::always_inline]] inline void finish(const float* sums, int64_t rows, int64_t width, Output<Value, Out> to) {
+  for (int64_t row = 0; row < rows; ++row, sums += kWidth, to.out += to.stride) {
 #pragma omp simd
-  for (int64_t j = 0; j < width; ++j) {
-    out[j] = from_float<Out>(sums[j] + (bias ? bias[j] : 0.0f) + (residual ? to_float(residual[j]) : 0.0f));
+    for (int64_t j = 0; j < width; ++j) {
+      to.out[j] =
+          from_float<Out>(sums[j] + (to.bias ? to.bias[j] : 0.0f) + (to.residual ? to_float(to.residual[j]) : 0.0f));
+    }
+    if (to.residual) to.residual += to.stride;
   }
 }
 
-DISTILL_MULTIVERSION void finish_row(const float* sums, const float* bias, const float* residual, float* out,
-                                     int64_t width) {
-  finish(sums, bias, residual, out, width);
+DISTILL_MULTIVERSION void finish_rows(const float* sums, int64_t rows, int64_t width, const Output<float, float>& to) {
+  finish(sums, rows, width, to);
 }
-DISTILL_MULTIVERSION void finish_row(const float* sums, const float* bias, const Bf16* residual, float* out,
-                                     int64_t width) {
-  finish(sums, bias, residual, out, width);
+DISTILL_MULTIVERSION void finish_rows(const float* sums, int64_t rows, int64_t width, const Output<Bf16, float>& to) {
+  finish(sums, rows, width, to);
 }
-DISTILL_MULTIVERSION void finish_row(const float* sums, const float* bias, const Bf16* residual, Bf16* out,
-                                     int64_t width) {
-  finish(sums, bias, residual, out, width);
+DISTILL_MULTIVERSION void finish_rows(const float* sums, int64_t rows, int64_t width, const Output<Bf16, Bf16>& to) {
+  finish(sums, rows, width, to);
 }
 
 // The panels of a weight whose values count as bf16, whatever they are stored in.
@@ -48,36 +77,39 @@ class Bf16Panels {
     if (scales) scales_ = *scales;
   }
 
-  // Pairs of inputs.
-  int64_t steps() const { return scales_.defined() ? panels_.size(1) * kPairAlignment : panels_.size(1); }
+  bool in_blocks() const { return scales_.defined(); }
+  // Pairs of inputs, and inputs.
+  int64_t steps() const { return in_blocks() ? panels_.size(1) * kPairAlignment : panels_.size(1); }
+  int64_t width() const { return 2 * steps(); }
   int64_t outputs() const { return panels_.size(0) * kWidth; }
-  // The values of one panel [steps, 64, 2], decoded into `scratch` if they aren't stored as such.
-  const Bf16* panel(int64_t index, std::vector<Bf16>& scratch) const {
-    if (!scales_.defined()) return static_cast<const Bf16*>(panels_.const_data_ptr()) + index * steps() * kWidth * 2;
-    scratch.resize(static_cast<size_t>(steps() * kWidth * 2));
-    decode_panel(blocks(index, 0, panels_.size(1)), scratch.data());
-    return scratch.data();
+  // Values that panel() may need room for.
+  int64_t scratch_size() const { return in_blocks() ? steps() * kWidth * 2 : 0; }
+  // The values of one panel [steps, 32, 2], decoded into `scratch` if they aren't stored as such.
+  const Bf16* panel(int64_t index, Bf16* scratch) const {
+    if (!in_blocks()) return static_cast<const Bf16*>(panels_.const_data_ptr()) + index * steps() * kWidth * 2;
+    decode_panel(blocks(index), scratch);
+    return scratch;
   }
-  // Where input k of output j lies in a panel.
-  static int64_t place(int64_t k, int64_t j) { return k / 2 * kWidth * 2 + j * 2 + k % 2; }
-
- private:
-  BlockPanel blocks(int64_t index, int64_t first, int64_t count) const {
-    const int64_t block = index * panels_.size(1) + first;
-    const auto* codes = static_cast<const char*>(panels_.const_data_ptr());
-    const auto* scales = static_cast<const uint16_t*>(scales_.const_data_ptr());
-    return {.codes = codes + block * panels_.stride(1),
-            .scales = scales + block * scales_.stride(1),
-            .blocks = count,
+  BlockPanel blocks(int64_t index) const {
+    return {.codes = static_cast<const char*>(panels_.const_data_ptr()) + index * panels_.stride(0),
+            .scales = static_cast<const uint16_t*>(scales_.const_data_ptr()) + index * scales_.stride(0),
+            .blocks = panels_.size(1),
             .four_bits = panels_.scalar_type() == at::kByte,
             .has_mins = scales_.size(2) == 2};
   }
+  // All inputs, width() of them, of one output.
+  void row(int64_t output, Bf16* out) const {
+    if (in_blocks()) return decode_row(blocks(output / kWidth), output % kWidth, out);
+    const Bf16* values = panel(output / kWidth, nullptr) + output % kWidth * 2;
+    for (int64_t k = 0; k < width(); ++k) out[k] = values[k / 2 * kWidth * 2 + k % 2];
+  }
 
+ private:
   at::Tensor panels_;
   at::Tensor scales_;
 };
 
-// The same of a weight in fp32 [steps, 64], a step for each input.
+// The same of a weight in fp32 [steps, 32], a step for each input.
 class Fp32Panels {
  public:
   using Value = float;
@@ -85,11 +117,16 @@ class Fp32Panels {
   explicit Fp32Panels(const at::Tensor& panels) : panels_(panels) {}
 
   int64_t steps() const { return panels_.size(1); }
+  int64_t width() const { return steps(); }
   int64_t outputs() const { return panels_.size(0) * kWidth; }
-  const float* panel(int64_t index, std::vector<float>& /*scratch*/) const {
+  int64_t scratch_size() const { return 0; }
+  const float* panel(int64_t index, float* /*scratch*/) const {
     return panels_.const_data_ptr<float>() + index * steps() * kWidth;
   }
-  static int64_t place(int64_t k, int64_t j) { return k * kWidth + j; }
+  void row(int64_t output, float* out) const {
+    const float* values = panel(output / kWidth, nullptr) + output % kWidth;
+    for (int64_t k = 0; k < width(); ++k) out[k] = values[k * kWidth];
+  }
 
  private:
   at::Tensor panels_;
@@ -104,50 +141,83 @@ void with_panels(const at::Tensor& panels, const std::optional<at::Tensor>& scal
   }
 }
 
-template <typename Panels>
+template <typename Panels, typename Out>
 struct Problem {
-  const typename Panels::Value* x;  // [tokens, x_stride]
+  using Value = typename Panels::Value;
+
+  const Value* x;  // [tokens, x_stride]
   const Panels& panels;
-  const float* bias;                       // or null
-  const typename Panels::Value* residual;  // or null
+  const float* bias;      // or null
+  const Value* residual;  // or null
+  Out* y;
   int64_t tokens, x_stride, out;
+
+  // Writes the sums [rows, 32] of one panel.
+  void finish(const float* sums, int64_t row, int64_t rows, int64_t panel) const {
+    const int64_t column = panel * kWidth;
+    const int64_t at = row * out + column;
+    finish_rows(sums, rows, std::min(kWidth, out - column),
+                Output<Value, Out>{.bias = bias ? bias + column : nullptr,
+                                   .residual = residual ? residual + at : nullptr,
+                                   .out = y + at,
+                                   .stride = out});
+  }
 };
 
+// Panels [begin, end) against all rows, a cacheful of rows at a time.
 template <typename Panels, typename Out>
-void multiply_panel(const Problem<Panels>& problem, const typename Panels::Value* panel, int64_t column,
-                    int64_t first_row, int64_t end_row, float* sums, Out* out) {
-  const auto& kernel = tile_kernel<typename Panels::Value>();
-  const int64_t width = std::min(kWidth, problem.out - column);
-  for (int64_t row = first_row; row < end_row; row += kernel.max_rows) {
-    const int64_t rows = std::min(kernel.max_rows, end_row - row);
-    kernel.multiply({.x = problem.x + row * problem.x_stride,
-                     .panel = panel,
-                     .x_stride = problem.x_stride,
-                     .steps = problem.panels.steps(),
-                     .sums = sums},
-                    rows);
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t at = (row + i) * problem.out + column;
-      finish_row(sums + i * kWidth, problem.bias ? problem.bias + column : nullptr,
-                 problem.residual ? problem.residual + at : nullptr, out + at, width);
+void multiply_panels(const Problem<Panels, Out>& problem, int64_t begin, int64_t end) {
+  using Value = typename Panels::Value;
+  const auto& kernel = tile_kernel<Value>();
+  const int64_t row_bytes = problem.x_stride * static_cast<int64_t>(sizeof(Value));
+  const int64_t block = (kRowBytes / row_bytes / kernel.max_rows + 1) * kernel.max_rows;
+  Scratch<float> sums(kernel.max_rows * kWidth);
+  Scratch<Value> scratch(problem.panels.scratch_size());
+  for (int64_t first = 0; first < problem.tokens; first += block) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Value* panel = problem.panels.panel(i, scratch.data());
+      const int64_t last = std::min(problem.tokens, first + block);
+      for (int64_t row = first; row < last; row += kernel.max_rows) {
+        const int64_t rows = std::min(kernel.max_rows, last - row);
+        kernel.multiply({.x = problem.x + row * problem.x_stride,
+                         .panel = panel,
+                         .x_stride = problem.x_stride,
+                         .steps = problem.panels.steps(),
+                         .sums = sums.data()},
+                        rows);
+        problem.finish(sums.data(), row, rows, i);
+      }
     }
   }
 }
 
+// The same for a few rows, which aren't worth decoded panels in memory.
+template <typename Out>
+void multiply_blocks(const Problem<Bf16Panels, Out>& problem, const BlockKernel& kernel, int64_t begin, int64_t end) {
+  const int64_t blocks = problem.x_stride / kBlockInputs;
+  Scratch<float> sums(kMaxBlockRows * kWidth);
+  Scratch<Bf16> buffer(arranged_size(blocks));
+  const Bf16* x = kernel.arrange(problem.x, problem.x_stride, problem.tokens, blocks, buffer.data());
+  kernel.begin(problem.tokens);
+  for (int64_t i = begin; i < end; ++i) {
+    kernel.multiply(problem.panels.blocks(i), x, problem.tokens, sums.data());
+    problem.finish(sums.data(), 0, problem.tokens, i);
+  }
+  kernel.end();
+}
+
 template <typename Panels, typename Out>
-void multiply_all(const Problem<Panels>& problem, Out* out) {
-  using Value = typename Panels::Value;
+void multiply_all(const Problem<Panels, Out>& problem) {
   const int64_t panels = (problem.out + kWidth - 1) / kWidth;
   const int64_t macs_per_panel = std::max<int64_t>(1, problem.tokens * problem.x_stride * kWidth);
   at::parallel_for(0, panels, std::max<int64_t>(1, kGrainMacs / macs_per_panel), [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(static_cast<size_t>(tile_kernel<Value>().max_rows * kWidth));
-    std::vector<Value> scratch;
-    for (int64_t row = 0; row < problem.tokens; row += kRowBlock) {
-      const int64_t end_row = std::min(problem.tokens, row + kRowBlock);
-      for (int64_t i = begin; i < end; ++i) {
-        multiply_panel(problem, problem.panels.panel(i, scratch), i * kWidth, row, end_row, sums.data(), out);
+    if constexpr (std::is_same_v<Panels, Bf16Panels>) {
+      const BlockKernel* kernel = block_kernel();
+      if (kernel != nullptr && problem.panels.in_blocks() && problem.tokens <= kMaxBlockRows) {
+        return multiply_blocks(problem, *kernel, begin, end);
       }
     }
+    multiply_panels(problem, begin, end);
   });
 }
 
@@ -157,19 +227,22 @@ at::Tensor packed_linear_cpu(const at::Tensor& x, const at::Tensor& panels_in, c
   const at::Tensor y = at::empty({x.size(0), out}, x.options().dtype(out_dtype));
   with_panels(panels_in, scales, [&]<typename Panels>(const Panels& panels) {
     using Value = typename Panels::Value;
-    const Problem<Panels> problem{
-        .x = static_cast<const Value*>(x.const_data_ptr()),
-        .panels = panels,
-        .bias = bias ? bias->const_data_ptr<float>() : nullptr,
-        .residual = residual ? static_cast<const Value*>(residual->const_data_ptr()) : nullptr,
-        .tokens = x.size(0),
-        .x_stride = x.size(1),
-        .out = out,
+    const auto multiply = [&]<typename Out>(Out* to) {
+      multiply_all(Problem<Panels, Out>{
+          .x = static_cast<const Value*>(x.const_data_ptr()),
+          .panels = panels,
+          .bias = bias ? bias->const_data_ptr<float>() : nullptr,
+          .residual = residual ? static_cast<const Value*>(residual->const_data_ptr()) : nullptr,
+          .y = to,
+          .tokens = x.size(0),
+          .x_stride = x.size(1),
+          .out = out,
+      });
     };
     if (out_dtype == at::kFloat) {
-      multiply_all(problem, y.mutable_data_ptr<float>());
+      multiply(y.mutable_data_ptr<float>());
     } else {
-      multiply_all(problem, static_cast<Value*>(y.mutable_data_ptr()));
+      multiply(static_cast<Value*>(y.mutable_data_ptr()));
     }
   });
   return y;
@@ -185,11 +258,11 @@ at::Tensor packed_rows_cpu(const at::Tensor& panels_in, const std::optional<at::
     rows = at::empty({ids.size(0), in}, panels_in.options().dtype(sizeof(Value) == 2 ? at::kBFloat16 : at::kFloat));
     auto* out = static_cast<Value*>(rows.mutable_data_ptr());
     at::parallel_for(0, ids.size(0), 1, [&](int64_t begin, int64_t end) {
-      std::vector<Value> scratch;
+      std::vector<Value> row(static_cast<size_t>(panels.width()));
       for (int64_t i = begin; i < end; ++i) {
         TORCH_CHECK(id[i] >= 0 && id[i] < panels.outputs(), "packed_rows: id ", id[i], " is outside the weight");
-        const Value* values = panels.panel(id[i] / kWidth, scratch);
-        for (int64_t k = 0; k < in; ++k) out[i * in + k] = values[Panels::place(k, id[i] % kWidth)];
+        panels.row(id[i], row.data());
+        std::copy(row.begin(), row.begin() + in, out + i * in);
       }
     });
   });

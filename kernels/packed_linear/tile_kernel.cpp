@@ -35,7 +35,7 @@ void multiply_portable(const Tile<Bf16>& tile, int64_t rows) {
 constexpr TileKernel<Bf16> kPortable{.max_rows = 6, .multiply = multiply_portable};
 
 #ifdef __x86_64__
-constexpr size_t kAvx512Rows = 6;  // 6 x 4 accumulators fill the registers
+constexpr size_t kAvx512Rows = 12;  // 12 x 2 accumulators fill the registers
 
 template <int kRows>
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void multiply_rows(const Tile<Bf16>& tile) {

@@ -1,4 +1,4 @@
-// The innermost product of packed_linear: a few rows of x against one panel of 64 outputs, for each instruction set.
+// The innermost product of packed_linear: a few rows of x against one panel of 32 outputs, for each instruction set.
 #pragma once
 
 #include <cstdint>
@@ -14,19 +14,19 @@ struct Tile;
 template <>
 struct Tile<Bf16> {
   const Bf16* x;      // [rows, 2 * steps], rows `x_stride` apart
-  const Bf16* panel;  // [steps, 64, 2]
+  const Bf16* panel;  // [steps, 32, 2]
   int64_t x_stride;
   int64_t steps;  // pairs of inputs, a multiple of kPairAlignment
-  float* sums;    // [rows, 64]
+  float* sums;    // [rows, 32]
 };
 
 template <>
 struct Tile<float> {
   const float* x;      // [rows, steps], rows `x_stride` apart
-  const float* panel;  // [steps, 64]
+  const float* panel;  // [steps, 32]
   int64_t x_stride;
   int64_t steps;  // inputs
-  float* sums;    // [rows, 64]
+  float* sums;    // [rows, 32]
 };
 
 template <typename T>

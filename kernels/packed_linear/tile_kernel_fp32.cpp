@@ -5,7 +5,7 @@ namespace distill::kernels {
 namespace {
 
 constexpr int64_t kVectors = kPanelWidth / 16;
-constexpr int64_t kMaxRows = 6;  // 6 x 4 accumulators fill AVX-512's registers
+constexpr int64_t kMaxRows = 6;  // 6 x 2 accumulators keep the multipliers of AVX-512 and AVX2 busy
 
 using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
 

@@ -8,7 +8,7 @@
 #include <array>
 #include <cstring>
 
-#include "kernels/packed_linear/tile_kernel.h"
+#include "kernels/amx_tiles.h"
 #include "kernels/stored_linear/weight_loader.h"
 
 #define DISTILL_AMX_ROWS \
@@ -17,26 +17,10 @@
 namespace distill::kernels {
 namespace {
 
-constexpr int64_t kTileRows = 16;
 constexpr int64_t kGroup = ActivationRows::kGroup;
-constexpr int64_t kRows = 2 * kTileRows;  // of weights at a time
-constexpr int64_t kTileInputs = 32;
-constexpr int64_t kTileBytes = 64;                    // of a tile's row
+constexpr int64_t kRows = 2 * kTileRows;              // of weights at a time
 constexpr int64_t kBufferRowBytes = kScaleBlock * 2;  // decoded bf16
 constexpr int64_t kGroupStepBytes = kTileInputs / 2 * kTileBytes;
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-
-  void set(int tile, int64_t row_count) {
-    row_bytes[tile] = kTileBytes;
-    rows[tile] = static_cast<uint8_t>(row_count);
-  }
-};
 
 // Up to 32 weight rows against up to two groups of tokens. Sums in tiles 0 (upper rows, first group), 1 (lower, first),
 // 2 (upper, second), 3 (lower, second); weights in 4 and 5, activations in 6 and 7.
@@ -53,7 +37,7 @@ DISTILL_AMX_ROWS void configure(int64_t rows) {
   for (const int tile : {0, 2, 4}) config.set(tile, upper);
   for (const int tile : {1, 3, 5}) config.set(tile, rows > kTileRows ? rows - kTileRows : 1);
   for (const int tile : {6, 7}) config.set(tile, kTileInputs / 2);
-  _tile_loadconfig(&config);
+  config.load();
 }
 
 DISTILL_AMX_ROWS inline void clear_sums() {
@@ -215,7 +199,7 @@ DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& 
 }  // namespace
 
 bool has_amx_rows() {
-  static const bool has = has_avx512_bf16() && amx_tile_kernel() != nullptr;
+  static const bool has = has_avx512_bf16() && has_amx_bf16();
   return has;
 }
 

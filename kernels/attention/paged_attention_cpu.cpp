@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/attention/query_rows.h"
+#include "kernels/scratch.h"
 #include "kernels/storage_type.h"
 
 namespace distill::kernels {
@@ -58,14 +59,18 @@ struct PagedProblem {
   int64_t dim() const { return keys.size(2); }
   int64_t block_size() const { return keys.size(3); }
   int64_t value_dim() const { return values.size(3); }
+  QueryShape shape(int64_t positions) const {
+    return {.dim = dim(), .value_dim = value_dim(), .block_size = block_size(), .positions = positions};
+  }
 };
 
 // All query rows of a tile that use key-value head `kv_head`, a few at a time.
 template <typename T>
-void attend_tile(const PagedProblem& problem, const TokenTile& tile, int64_t kv_head, float* scratch, T* out) {
+void attend_tile(const PagedProblem& problem, const QueryKernel<T>& kernel, const TokenTile& tile, int64_t kv_head,
+                 float* scratch, T* out) {
   const int64_t group = problem.group();
   const int64_t total = tile.count * group;
-  const int64_t passes = (total + kMaxQueryRows - 1) / kMaxQueryRows;
+  const int64_t passes = (total + kernel.max_rows - 1) / kernel.max_rows;
   const int64_t rows_per_pass = (total + passes - 1) / passes;
   const auto* q = static_cast<const T*>(problem.q.const_data_ptr());
   const auto* keys = static_cast<const T*>(problem.keys.const_data_ptr());
@@ -91,8 +96,41 @@ void attend_tile(const PagedProblem& problem, const TokenTile& tile, int64_t kv_
       rows.end[r] = tile.end + ahead;
       rows.first[r] = problem.window > 0 ? std::max<int64_t>(0, rows.end[r] - problem.window) : 0;
     }
-    attend(rows, scratch);
+    kernel.attend(rows, scratch);
   }
+}
+
+template <typename T>
+void attend_all(const PagedProblem& problem, const at::Tensor& sequence_offsets, const at::Tensor& context_lengths,
+                const at::Tensor& out) {
+  const QueryKernel<T>& kernel = query_kernel<T>(problem.shape(1));
+  const std::vector<TokenTile> tiles =
+      tiles_of(sequence_offsets, context_lengths, std::max<int64_t>(1, kernel.max_rows / problem.group()));
+  int64_t covered = 0;
+  int64_t longest = 1;
+  int64_t work = 0;  // multiply-adds of one head
+  for (const auto& tile : tiles) {
+    TORCH_CHECK(tile.end > 0, "paged_attention: a context is shorter than its new tokens");
+    covered += tile.count;
+    longest = std::max(longest, tile.end + tile.count - 1);
+    work += tile.count * tile.end * (problem.dim() + problem.value_dim());
+  }
+  const int64_t tokens = problem.q.size(0);
+  TORCH_CHECK(covered == tokens, "paged_attention: sequence_offsets cover ", covered, " of ", tokens, " tokens");
+  TORCH_CHECK((longest + problem.block_size() - 1) / problem.block_size() <= problem.block_table.size(1),
+              "paged_attention: a context of ", longest, " tokens does not fit ", problem.block_table.size(1),
+              " blocks");
+  const auto count = static_cast<int64_t>(tiles.size());
+  const int64_t items = count * problem.kv_heads();
+  const int64_t grain = std::max<int64_t>(1, kGrain * items / std::max<int64_t>(1, work * problem.heads()));
+  auto* to = static_cast<T*>(out.mutable_data_ptr());
+  at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+    Scratch<float> scratch(kernel.scratch(problem.shape(longest)));
+    for (int64_t item = begin; item < end; ++item) {
+      const TokenTile& tile = tiles[static_cast<size_t>(fold(item / problem.kv_heads(), count))];
+      attend_tile(problem, kernel, tile, item % problem.kv_heads(), scratch.data(), to);
+    }
+  });
 }
 
 at::Tensor paged_attention_cpu(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
@@ -104,34 +142,9 @@ at::Tensor paged_attention_cpu(const at::Tensor& q, const at::Tensor& keys, cons
                              .block_table = block_table.contiguous(),
                              .scale = static_cast<float>(scale),
                              .window = window};
-  const std::vector<TokenTile> tiles = tiles_of(sequence_offsets.contiguous(), context_lengths.contiguous(),
-                                                std::max<int64_t>(1, kMaxQueryRows / problem.group()));
   const at::Tensor out = at::empty({q.size(0), q.size(1), values.size(3)}, q.options());
-  int64_t covered = 0;
-  int64_t longest = 1;
-  int64_t work = 0;  // multiply-adds of one head
-  for (const auto& tile : tiles) {
-    TORCH_CHECK(tile.end > 0, "paged_attention: a context is shorter than its new tokens");
-    covered += tile.count;
-    longest = std::max(longest, tile.end + tile.count - 1);
-    work += tile.count * tile.end * (problem.dim() + problem.value_dim());
-  }
-  TORCH_CHECK(covered == q.size(0), "paged_attention: sequence_offsets cover ", covered, " of ", q.size(0), " tokens");
-  TORCH_CHECK((longest + problem.block_size() - 1) / problem.block_size() <= block_table.size(1),
-              "paged_attention: a context of ", longest, " tokens does not fit ", block_table.size(1), " blocks");
-  const auto count = static_cast<int64_t>(tiles.size());
-  const int64_t items = count * problem.kv_heads();
-  const int64_t grain = std::max<int64_t>(1, kGrain * items / std::max<int64_t>(1, work * problem.heads()));
   with_storage_type(problem.q, "paged_attention", [&]<typename T>(T) {
-    auto* to = static_cast<T*>(out.mutable_data_ptr());
-    at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
-      std::vector<float> scratch(
-          static_cast<size_t>(query_rows_scratch(longest, problem.dim(), problem.value_dim(), problem.block_size())));
-      for (int64_t item = begin; item < end; ++item) {
-        const TokenTile& tile = tiles[static_cast<size_t>(fold(item / problem.kv_heads(), count))];
-        attend_tile(problem, tile, item % problem.kv_heads(), scratch.data(), to);
-      }
-    });
+    attend_all<T>(problem, sequence_offsets.contiguous(), context_lengths.contiguous(), out);
   });
   return out;
 }

@@ -7,6 +7,7 @@ namespace distill::kernels {
 namespace {
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kVectorRows = 6;  // with four accumulators each they fit the registers of AVX-512
 
 using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
 using Halves = uint16_t __attribute__((vector_size(32), aligned(2), may_alias));
@@ -180,7 +181,7 @@ template <typename T>
     case 5:
       return attend_rows<5>(rows, scratch);
     default:
-      return attend_rows<kMaxQueryRows>(rows, scratch);
+      return attend_rows<kVectorRows>(rows, scratch);
   }
 }
 
@@ -191,17 +192,34 @@ DISTILL_MULTIVERSION void attend_here(const QueryRows<Bf16>& rows, float* scratc
   attend_any(rows, scratch);
 }
 
+int64_t scratch_size(const QueryShape& shape) {
+  return kVectorRows * (shape.dim + shape.value_dim + shape.positions + 2 * shape.block_size);
+}
+
+template <typename T>
+void attend(const QueryRows<T>& rows, float* scratch) {
+  attend_here(rows, scratch);
+}
+
 }  // namespace
 
-int64_t query_rows_scratch(int64_t positions, int64_t dim, int64_t value_dim, int64_t block_size) {
-  return kMaxQueryRows * (dim + value_dim + positions + 2 * block_size);
+template <typename T>
+const QueryKernel<T>& vector_query_kernel() {
+  static constexpr QueryKernel<T> kKernel{.max_rows = kVectorRows, .scratch = scratch_size, .attend = attend<T>};
+  return kKernel;
+}
+template const QueryKernel<float>& vector_query_kernel();
+template const QueryKernel<Bf16>& vector_query_kernel();
+
+template <>
+const QueryKernel<float>& query_kernel<float>(const QueryShape&) {
+  return vector_query_kernel<float>();
 }
 
-void attend(const QueryRows<float>& rows, float* scratch) {
-  attend_here(rows, scratch);
-}
-void attend(const QueryRows<Bf16>& rows, float* scratch) {
-  attend_here(rows, scratch);
+template <>
+const QueryKernel<Bf16>& query_kernel<Bf16>(const QueryShape& shape) {
+  const QueryKernel<Bf16>* amx = amx_query_kernel(shape);
+  return amx != nullptr ? *amx : vector_query_kernel<Bf16>();
 }
 
 }  // namespace distill::kernels

@@ -3,8 +3,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstddef>
-#include <memory>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -13,6 +11,7 @@
 #include "kernels/packed_linear/block_weight.h"
 #include "kernels/packed_linear/packed_linear.h"
 #include "kernels/packed_linear/tile_kernel.h"
+#include "kernels/scratch.h"
 
 namespace distill::kernels {
 namespace {
@@ -20,21 +19,6 @@ namespace {
 constexpr int64_t kWidth = kPanelWidth;
 constexpr int64_t kRowBytes = 1 << 20;  // of x, kept in the second-level cache while the panels pass by
 constexpr int64_t kGrainMacs = 32768;   // multiply-adds worth a thread
-
-// Uninitialised memory in whole cache lines.
-template <typename T>
-class Scratch {
- public:
-  explicit Scratch(int64_t count)
-      : lines_(std::make_unique_for_overwrite<Line[]>(static_cast<size_t>(count) * sizeof(T) / sizeof(Line) + 1)) {}
-  T* data() { return reinterpret_cast<T*>(lines_.get()); }
-
- private:
-  struct alignas(64) Line {
-    std::byte bytes[64];
-  };
-  std::unique_ptr<Line[]> lines_;
-};
 
 // Where the sums of some rows go.
 template <typename Value, typename Out>
@@ -49,23 +33,33 @@ struct Output {
 template <typename Value, typename Out>
 [[gnu::always_inline]] inline void finish(const float* sums, int64_t rows, int64_t width, Output<Value, Out> to) {
   for (int64_t row = 0; row < rows; ++row, sums += kWidth, to.out += to.stride) {
-#pragma omp simd
-    for (int64_t j = 0; j < width; ++j) {
-      to.out[j] =
-          from_float<Out>(sums[j] + (to.bias ? to.bias[j] : 0.0f) + (to.residual ? to_float(to.residual[j]) : 0.0f));
+    float values[kWidth];
+    std::copy_n(sums, kWidth, values);
+    if (to.bias) {
+      for (int64_t j = 0; j < width; ++j) values[j] += to.bias[j];
     }
-    if (to.residual) to.residual += to.stride;
+    if (to.residual) {
+      for (int64_t j = 0; j < width; ++j) values[j] += to_float(to.residual[j]);
+      to.residual += to.stride;
+    }
+    for (int64_t j = 0; j < width; ++j) to.out[j] = from_float<Out>(values[j]);
   }
 }
 
+template <typename Value, typename Out>
+[[gnu::always_inline]] inline void finish_any(const float* sums, int64_t rows, int64_t width,
+                                              const Output<Value, Out>& to) {
+  width == kWidth ? finish(sums, rows, kWidth, to) : finish(sums, rows, width, to);
+}
+
 DISTILL_MULTIVERSION void finish_rows(const float* sums, int64_t rows, int64_t width, const Output<float, float>& to) {
-  finish(sums, rows, width, to);
+  finish_any(sums, rows, width, to);
 }
 DISTILL_MULTIVERSION void finish_rows(const float* sums, int64_t rows, int64_t width, const Output<Bf16, float>& to) {
-  finish(sums, rows, width, to);
+  finish_any(sums, rows, width, to);
 }
 DISTILL_MULTIVERSION void finish_rows(const float* sums, int64_t rows, int64_t width, const Output<Bf16, Bf16>& to) {
-  finish(sums, rows, width, to);
+  finish_any(sums, rows, width, to);
 }
 
 // The panels of a weight whose values count as bf16, whatever they are stored in.

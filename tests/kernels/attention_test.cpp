@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <tuple>
 #include <vector>
 
 #include "kernels/attention/paged_attention.h"
@@ -62,21 +63,21 @@ TEST_P(Attention, OverPackedSequencesEqualsTheFormulaWithItsGradient) {
 
 TEST_P(Attention, OverCacheBlocksEqualsTheFormulaForWholeAndSplitSequences) {
   const auto [heads, kv_heads, dim, window] = GetParam();
-  constexpr int64_t kBlock = 16;
   const at::Tensor q = as_bf16(random({tokens_, heads, dim}, 5));
   const at::Tensor k = as_bf16(random({tokens_, kv_heads, dim}, 6));
   const at::Tensor v = as_bf16(random({tokens_, kv_heads, dim}, 7));
   const at::Tensor expected = reference(q, k, v);
-  for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 1e-5), std::pair(at::kBFloat16, 0.02)}) {
+  for (const auto& [dtype, tolerance, block] :
+       {std::tuple(at::kFloat, 1e-5, 16), std::tuple(at::kBFloat16, 0.02, 16), std::tuple(at::kBFloat16, 0.02, 32)}) {
     const auto options = at::TensorOptions().dtype(dtype);
-    const PagedKeysValues cache{.keys = at::full({8, kv_heads, dim, kBlock}, NAN, options),
-                                .values = at::full({8, kv_heads, kBlock, dim}, NAN, options)};
+    const PagedKeysValues cache{.keys = at::full({8, kv_heads, dim, block}, NAN, options),
+                                .values = at::full({8, kv_heads, block, dim}, NAN, options)};
     // Sequences 0, 1, 2 lie in blocks 5; 2; 7, 0, 3.
     const at::Tensor table = at::tensor({5, 0, 0, 2, 0, 0, 7, 0, 3}, at::kInt).view({3, 3});
     std::vector<int64_t> slots;
     for (size_t s = 0; s < lengths_.size(); ++s) {
       for (int64_t p = 0; p < lengths_[s]; ++p) {
-        slots.push_back(table[static_cast<int64_t>(s)][p / kBlock].item<int32_t>() * kBlock + p % kBlock);
+        slots.push_back(table[static_cast<int64_t>(s)][p / block].item<int32_t>() * block + p % block);
       }
     }
     write_cache(cache, k.to(dtype), v.to(dtype), at::tensor(slots, at::kLong));
@@ -99,6 +100,42 @@ TEST_P(Attention, OverCacheBlocksEqualsTheFormulaForWholeAndSplitSequences) {
 INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
                          testing::Values(Shape{4, 4, 16, 0}, Shape{9, 3, 64, 0}, Shape{6, 2, 20, 0},
                                          Shape{4, 2, 16, 5}));
+
+TEST(PagedAttention, DoesNotDependOnHowASequenceIsSplit) {
+  constexpr int64_t kTokens = 140;
+  constexpr int64_t kBlock = 32;
+  constexpr int64_t kBlocks = 5;
+  const at::Tensor table = at::tensor({3, 0, 4, 1, 2}, at::kInt).view({1, kBlocks});
+  const at::Tensor positions = at::arange(kTokens, at::kLong);
+  const at::Tensor slots =
+      table[0].index_select(0, positions.floor_divide(kBlock)).to(at::kLong) * kBlock + positions % kBlock;
+  for (const int64_t window : {0, 50}) {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      const auto options = at::TensorOptions().dtype(dtype);
+      const PagedKeysValues cache{.keys = at::full({kBlocks, 3, 64, kBlock}, NAN, options),
+                                  .values = at::full({kBlocks, 3, kBlock, 64}, NAN, options)};
+      const at::Tensor q = random({kTokens, 9, 64}, 8).to(dtype);
+      const at::Tensor k = random({kTokens, 3, 64}, 9).to(dtype);
+      const at::Tensor v = random({kTokens, 3, 64}, 10).to(dtype);
+      const auto feed = [&](int64_t begin, int64_t end) {
+        write_cache(cache, k.slice(0, begin, end), v.slice(0, begin, end), slots.slice(0, begin, end));
+        return paged_attention(q.slice(0, begin, end), cache,
+                               {.sequence_offsets = at::tensor({int64_t{0}, end - begin}, at::kInt),
+                                .block_table = table,
+                                .context_lengths = at::tensor({end}, at::kInt)},
+                               0.125, window);
+      };
+      const at::Tensor split = at::cat({feed(0, 1), feed(1, 60), feed(60, 61), feed(61, 128), feed(128, 140)});
+      const at::Tensor whole = feed(0, kTokens);
+      EXPECT_TRUE(at::equal(split, whole)) << dtype << " window " << window;
+      const auto fp64 = [](const at::Tensor& x) { return x.to(at::kDouble); };
+      const at::Tensor expected = attend(fp64(q), fp64(k), fp64(v), 0.125, window);
+      // Of tokens that see many others, whose results are of one size.
+      EXPECT_LT(scaled_error(whole.slice(0, 100), expected.slice(0, 100)), dtype == at::kFloat ? 1e-5 : 0.02)
+          << dtype << " window " << window;
+    }
+  }
+}
 
 TEST(PagedAttention, RefusesSlotsOutsideTheCache) {
   const PagedKeysValues cache{.keys = at::zeros({2, 1, 4, 16}), .values = at::zeros({2, 1, 16, 4})};

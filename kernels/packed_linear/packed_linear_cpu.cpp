@@ -146,6 +146,13 @@ struct Problem {
   Out* y;
   int64_t tokens, x_stride, out;
 
+  // Lets the lines that finish() reads and writes come from memory while products are computed: half of its time.
+  void prepare(int64_t row, int64_t rows, int64_t panel) const {
+    for (int64_t at = row * out + panel * kWidth; rows > 0; --rows, at += out) {
+      __builtin_prefetch(y + at, 1);
+      if (residual) __builtin_prefetch(residual + at);
+    }
+  }
   // Writes the sums [rows, 32] of one panel.
   void finish(const float* sums, int64_t row, int64_t rows, int64_t panel) const {
     const int64_t column = panel * kWidth;
@@ -173,6 +180,7 @@ void multiply_panels(const Problem<Panels, Out>& problem, int64_t begin, int64_t
       const int64_t last = std::min(problem.tokens, first + block);
       for (int64_t row = first; row < last; row += kernel.max_rows) {
         const int64_t rows = std::min(kernel.max_rows, last - row);
+        problem.prepare(row, rows, i);
         kernel.multiply({.x = problem.x + row * problem.x_stride,
                          .panel = panel,
                          .x_stride = problem.x_stride,

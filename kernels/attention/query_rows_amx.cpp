@@ -1,8 +1,7 @@
 // Intel AMX: scores of up to 32 rows against 32 positions at a time, then their exponentials, then 32 of the values'
 // dimensions at a time. Keys and values are laid out for the tiles on the way, by interleaving pairs of rows: within
 // each group of 32, columns 4i to 4i + 3 of the first tile are 8i to 8i + 3 of the memory's order, those of the second
-// 8i + 4 to 8i + 7. For 30 rows and 32 positions of 64 dimensions all of it takes about 700 cycles, most of them for
-// exponentials.
+// 8i + 4 to 8i + 7. For 30 rows and 32 positions of 64 dimensions all of it takes about 0.7 microseconds.
 #include "kernels/attention/query_rows.h"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -13,9 +12,9 @@
 
 #include "kernels/amx_tiles.h"
 
-#define DISTILL_AMX_ROWS __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define DISTILL_AMX_ROWS __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
 #define DISTILL_AMX_ROWS_INLINE \
-  __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"), always_inline)) inline
+  __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16"), always_inline)) inline
 
 namespace distill::kernels {
 namespace {

@@ -8,9 +8,9 @@
 
 #include "kernels/packed_linear/block_weight.h"
 
-#define DISTILL_AVX512_BLOCKS __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define DISTILL_AVX512_BLOCKS __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #define DISTILL_AVX512_BLOCKS_INLINE \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"), always_inline)) inline
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"), always_inline)) inline
 
 namespace distill::kernels {
 

@@ -1,7 +1,7 @@
 // Intel AMX with the weights as left factor, whose rows are outputs: a block of an output is decoded into one vector,
 // which is a row of a tile. The two tiles of a block lie in one of two buffers in turn, so that what a tile loads has
-// left the store buffer. For 32 outputs and 32 inputs decoding takes about 100 cycles, products of 16 rows 32 of
-// another unit.
+// left the store buffer. At 4 GHz and from a near cache, 32 outputs and 32 inputs take 43 ns in 4 bits and 62 ns in 8,
+// all of it decoding: the products of 16 rows take 9 ns of another unit.
 #include "kernels/packed_linear/block_kernel.h"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -10,7 +10,7 @@
 #include "kernels/amx_tiles.h"
 #include "kernels/packed_linear/block_decode.h"
 
-#define DISTILL_AMX_BLOCKS __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define DISTILL_AMX_BLOCKS __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
 
 namespace distill::kernels {
 namespace {

@@ -17,7 +17,7 @@ namespace distill::kernels {
 namespace {
 
 constexpr int64_t kWidth = kPanelWidth;
-constexpr int64_t kRowBytes = 1 << 20;  // of x, kept in the second-level cache while the panels pass by
+constexpr int64_t kRowBytes = 1 << 18;  // of x, kept in the second-level cache while the panels pass by
 constexpr int64_t kGrainMacs = 32768;   // multiply-adds worth a thread
 
 // Where the sums of some rows go.

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/option_checks.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "distill/conversation.h"
@@ -102,7 +103,7 @@ void add_chat_command(CLI::App& app) {
   command->add_option("--model", options->model, "Hugging Face directory, GGUF file or checkpoint")->required();
   command->add_option("--system", options->system, "System message that opens the conversation");
   command->add_option("--max-new-tokens", options->generate.max_new_tokens, "Longest answer, in tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   command->add_option("--temperature", sampling.temperature, "0 takes the most probable token each time")
       ->capture_default_str();
@@ -119,8 +120,10 @@ void add_chat_command(CLI::App& app) {
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
-  command->add_option("--chat-template", options->chat_template,
-                      "Family of the chat template, where the model has none or an unknown one");
+  command
+      ->add_option("--chat-template", options->chat_template,
+                   "Family of the chat template, where the model has none or an unknown one")
+      ->check(chat_template_family());
   command->callback([options] { run(*options); });
 }
 

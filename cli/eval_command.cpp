@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/option_checks.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
@@ -117,15 +118,17 @@ void add_eval_command(CLI::App& app) {
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))
       ->capture_default_str();
   command->add_option("--max-new-tokens", options->task_options.max_new_tokens, "Longest answer to a task's prompt")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   command->add_option("--limit", options->limit, "Use only the first N prompts of the task; 0 uses all")
       ->capture_default_str();
   command->add_option("--batch", options->task_options.batch, "Answers generated side by side")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
-  command->add_option("--chat-template", options->task_options.chat_template,
-                      "Family of the chat template, where the model has none or an unknown one");
+  command
+      ->add_option("--chat-template", options->task_options.chat_template,
+                   "Family of the chat template, where the model has none or an unknown one")
+      ->check(chat_template_family());
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/option_checks.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/log.h"
@@ -123,7 +124,7 @@ void add_generate_command(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->capture_default_str();
   command->add_option("--max-new-tokens", options->sampling.max_new_tokens, "Longest answer, in tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   command->add_option("--temperature", options->sampling.temperature, "0 takes the most probable token each time")
       ->capture_default_str();
@@ -139,19 +140,21 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--limit", options->limit, "Use only the first N prompts; 0 uses all")->capture_default_str();
   command->add_option("--batch", options->capture.batch, "Answers generated side by side")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   command
       ->add_option(
           "--cache-tokens", options->capture.cache_tokens,
           "Tokens that the cache holds for all answers side by side; 0 is enough for whole contexts, at most 2 GiB")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative())
       ->capture_default_str();
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
-  command->add_option("--chat-template", options->chat_template,
-                      "Family of the chat template, where the model has none or an unknown one");
+  command
+      ->add_option("--chat-template", options->chat_template,
+                   "Family of the chat template, where the model has none or an unknown one")
+      ->check(chat_template_family());
   command->add_flag("--json", options->json, "Print the summary as one JSON object");
   command->callback([options] { run(*options); });
 }

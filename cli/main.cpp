@@ -1,8 +1,11 @@
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/option_checks.h"
 #include "core/error.h"
 #include "core/heap.h"
 #include "core/interrupt.h"
@@ -16,7 +19,10 @@ constexpr int kUsage = 2;
 constexpr int kSignal = 128;  // plus the signal's number
 
 int run(int argc, char** argv) {
-  CLI::App app("Distils large Mixture-of-Experts language models into small dense ones.", "distill");
+  CLI::App app(
+      "Example: distill quickstart --teacher SmolLM2-135M-Instruct.Q4_1.gguf\n\n"
+      "Distils large Mixture-of-Experts language models into small dense ones.",
+      "distill");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("distill ") + DISTILL_VERSION);
   app.fallthrough();
@@ -27,7 +33,7 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   int threads = 0;
   app.add_option("--threads", threads, "Threads to compute with; 0 means every core this process may use")
-      ->check(CLI::NonNegativeNumber)
+      ->check(distill::cli::non_negative())
       ->capture_default_str();
   app.parse_complete_callback([&] {
     distill::core::log::initialise(log_level);
@@ -49,9 +55,21 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     return 0;
+  } catch (const CLI::RequiredError& error) {
+    // What is misspelt explains best what is missing.
+    const auto unknown = app.remaining(true);
+    if (unknown.empty()) return app.exit(error), kUsage;
+    return app.exit(CLI::ExtrasError("distill", unknown)), kUsage;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kUsage;
   }
+}
+
+// Whether all that was printed has arrived: a full disk shows only here.
+bool flush_output() {
+  if (std::ferror(stdout) == 0 && std::fflush(stdout) == 0) return true;
+  std::fprintf(stderr, "distill: cannot write standard output: %s\n", std::strerror(errno));
+  return false;
 }
 
 }  // namespace
@@ -59,7 +77,8 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   distill::core::keep_freed_memory();
   try {
-    return run(argc, argv);
+    const int code = run(argc, argv);
+    return flush_output() || code != 0 ? code : kFailure;
   } catch (const distill::core::UsageError& error) {
     std::fprintf(stderr, "distill: %s\n", error.what());
     return kUsage;

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/option_checks.h"
 #include "core/interrupt.h"
 #include "core/shared_files.h"
 #include "distill/quickstart.h"
@@ -28,8 +29,7 @@ void add_quickstart_command(CLI::App& app) {
   command->add_option("--prompts", arguments->options.prompts, "JSON lines; by default those that come with distill");
   command->add_option("--student", arguments->options.student,
                       "CONFIG.json of the students; by default three layers of the teacher");
-  command->add_option("--steps", arguments->options.steps, "Training steps of each student")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--steps", arguments->options.steps, "Training steps of each student")->check(positive());
   command->add_option("--seed", arguments->options.seed, "The same seed gives the same traces and students")
       ->capture_default_str();
   command->add_flag("--full", arguments->options.full,

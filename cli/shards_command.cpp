@@ -62,7 +62,7 @@ void verify_shards(const std::string& path) {
 
 void add_shards_command(CLI::App& app) {
   CLI::App* shards = app.add_subcommand(
-      "shards", "distill shards stats traces/\n\nLooks into trace shards and copies them into other forms.");
+      "shards", "Example: distill shards stats traces/\n\nLooks into trace shards and copies them into other forms.");
   shards->require_subcommand(1);
   const auto path = std::make_shared<std::string>();
   const auto add = [&](const char* name, const char* description) {
@@ -72,23 +72,25 @@ void add_shards_command(CLI::App& app) {
   };
 
   const auto json = std::make_shared<bool>();
-  CLI::App* list = add("list", "distill shards list traces/\n\nLists the shards with their sizes.");
+  CLI::App* list = add("list", "Example: distill shards list traces/\n\nLists the shards with their sizes.");
   list->add_flag("--json", *json, "Print one JSON object");
   list->callback([=] { list_shards(*path, *json); });
 
   CLI::App* statistics =
-      add("stats", "distill shards stats traces/ --json\n\nSums up documents, tokens and bytes per token.");
+      add("stats", "Example: distill shards stats traces/ --json\n\nSums up documents, tokens and bytes per token.");
   statistics->add_flag("--json", *json, "Print one JSON object");
   statistics->callback([=] { print_statistics(*path, *json); });
 
   add("verify",
-      "distill shards verify traces/\n\nReads everything and checks every checksum; exits with 1 at the first defect.")
+      "Example: distill shards verify traces/\n\nReads everything and checks every checksum; exits with 1 at the first "
+      "defect.")
       ->callback([=] { verify_shards(*path); });
 
   const auto out = std::make_shared<std::string>();
-  CLI::App* exported = add("export",
-                           "distill shards export traces/ --out traces.jsonl\n\nWrites every document with its decoded "
-                           "targets, for other programs.");
+  CLI::App* exported =
+      add("export",
+          "Example: distill shards export traces/ --out traces.jsonl\n\nWrites every document with its decoded "
+          "targets, for other programs.");
   exported->add_option("--out", *out, "File to write; - is standard output")->required();
   exported->callback([=] { data::export_traces(data::TraceReader::open(*path), *out); });
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/option_checks.h"
 #include "core/error.h"
 #include "core/text_file.h"
 #include "data/chat_template.h"
@@ -145,8 +146,8 @@ void add_tokenize_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   auto* command = app.add_subcommand(
       "tokenize",
-      "Turns text into token ids and back, or conversations into text. For example:\n\n"
-      "  echo '\"Hello, world\"' | distill tokenize --model model.gguf\n"
+      "Example: echo '\"Hello, world\"' | distill tokenize --model model.gguf\n\n"
+      "Turns text into token ids and back, or conversations into text:\n"
       "  echo '[28120, 28, 905]' | distill tokenize --model model.gguf --decode\n"
       "  echo '[{\"role\": \"user\", \"content\": \"Hi\"}]' | distill tokenize --model model.gguf --chat\n\n"
       "Reads JSON lines from standard input (strings; with --decode, arrays of ids; with --chat, arrays of messages)\n"
@@ -175,6 +176,7 @@ void add_tokenize_command(CLI::App& app) {
       ->add_option(
           "--chat-template", options->chat_template,
           fmt::format("Instead of the model's own chat template: {}", fmt::join(data::ChatTemplate::families(), ", ")))
+      ->check(chat_template_family())
       ->needs(chat);
   command->callback([options] { run(*options); });
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/option_checks.h"
 #include "core/cpu_count.h"
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -145,15 +146,14 @@ void add_train_command(CLI::App& app) {
       ->required();
   command->add_option("--out", options->out, "Directory of the run, to make or continue")->required();
   command->add_option("--recipe", options->recipe, "YAML file of settings; recipes/small.yaml explains them");
-  command->add_option("--steps", options->steps, "Steps of the optimizer")->check(CLI::PositiveNumber);
+  command->add_option("--steps", options->steps, "Steps of the optimizer")->check(positive());
   command->add_flag("--hard-labels", options->hard_labels,
                     "Learn from the teacher's tokens alone, not its distributions");
   command->add_option("--seed", options->seed, "Of the order of documents, the held-out prompts and fresh weights");
   command->add_option("--learning-rate", options->learning_rate, "At its peak");
-  command->add_option("--batch-tokens", options->batch_tokens, "Tokens per step of the optimizer")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--batch-tokens", options->batch_tokens, "Tokens per step of the optimizer")->check(positive());
   command->add_option("--micro-batch-tokens", options->micro_batch_tokens, "Tokens computed at a time")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}));
   command

@@ -1,0 +1,44 @@
+// Checks of options' values whose messages say what is allowed.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/chat_template.h"
+
+namespace distill::cli {
+
+// `name` is what --help shows beside the type.
+inline CLI::Validator at_least(int64_t least, const char* name) {
+  const auto check = [least](const std::string& text) -> std::string {
+    int64_t value = 0;
+    const bool number = CLI::detail::lexical_cast(text, value);
+    return number && value >= least ? "" : fmt::format("{} is not a whole number from {} on", text, least);
+  };
+  return CLI::Validator(name).operation(check);
+}
+
+inline CLI::Validator positive() {
+  return at_least(1, "POSITIVE");
+}
+
+inline CLI::Validator non_negative() {
+  return at_least(0, "NONNEGATIVE");
+}
+
+// --chat-template: one of the families that distill knows.
+inline CLI::Validator chat_template_family() {
+  const auto check = [](const std::string& text) -> std::string {
+    for (const auto family : data::ChatTemplate::families()) {
+      if (family == text) return "";
+    }
+    return fmt::format("there is no family '{}'; known are {}", text, fmt::join(data::ChatTemplate::families(), ", "));
+  };
+  return CLI::Validator("").operation(check);
+}
+
+}  // namespace distill::cli

@@ -8,6 +8,7 @@
 #include "core/text_file.h"
 #include "data/model_files.h"
 #include "data/safetensors_writer.h"
+#include "distill/load_model.h"
 #include "distill/model_package.h"
 
 namespace distill {
@@ -33,11 +34,17 @@ void check_destination(const ExportOptions& options) {
 data::NamedTensors load_weights(const data::WeightSource& source, at::ScalarType dtype) {
   data::NamedTensors tensors;
   for (const auto& info : source.tensors()) {
-    at::Tensor tensor = source.load(info.name);
-    if (tensor.is_floating_point()) {
-      tensor = tensor.to(dtype);
-      core::check(tensor.isfinite().all().item<bool>(), "{}: tensor '{}' has values that {} cannot hold",
-                  source.location(), info.name, dtype_name(dtype));
+    const at::Tensor stored = source.load(info.name);
+    const auto type = stored.scalar_type();
+    core::check(type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kDouble,
+                "{}: tensor '{}' is stored as {}; what can be exported is F32, BF16, F16 or F64", source.location(),
+                info.name, info.dtype);
+    const at::Tensor tensor = stored.to(dtype);
+    if (!tensor.isfinite().all().item<bool>()) {
+      core::check(stored.isfinite().all().item<bool>(),
+                  "{}: tensor '{}' has entries that are not finite numbers; the file is damaged", source.location(),
+                  info.name);
+      core::fail("{}: tensor '{}' has values that {} cannot hold", source.location(), info.name, dtype_name(dtype));
     }
     tensors.emplace_back(info.name, tensor);
   }
@@ -107,6 +114,7 @@ at::ScalarType parse_export_dtype(std::string_view name) {
 ExportSummary export_model(const ExportOptions& options) {
   check_destination(options);
   const data::ModelFiles files = data::ModelFiles::open(options.model);
+  check_model(files);
   ModelPackage package{.config = files.config(), .files = tokenizer_files(files)};
   package.config.erase("dtype");
   package.config["torch_dtype"] = dtype_name(options.dtype);

@@ -13,4 +13,8 @@ namespace distill {
 // the model types known here.
 std::unique_ptr<nn::CausalLM> load_model(const data::ModelFiles& files, const nn::ModelOptions& options);
 
+// Throws as load_model() does if the config makes no sense or a tensor is missing, superfluous or of another shape than
+// the config says. Reads no weights.
+void check_model(const data::ModelFiles& files);
+
 }  // namespace distill

@@ -56,8 +56,10 @@ void TraceReader::require(const std::string& tokenizer_fingerprint, int64_t voca
       "{}: the traces were made with another tokenizer (SHA-256 {} against {}); take a student with the teacher's "
       "tokenizer",
       where, made.tokenizer, tokenizer_fingerprint);
-  core::check(made.vocab_size <= vocab_size, "{}: the teacher's vocabulary of {} does not fit into the student's of {}",
-              where, made.vocab_size, vocab_size);
+  core::check(
+      made.vocab_size <= vocab_size,
+      "{}: the teacher's vocabulary of {} does not fit into the student's of {}; its config needs a larger vocab_size",
+      where, made.vocab_size, vocab_size);
 }
 
 uint64_t TraceReader::prompt_tokens() const {

@@ -47,7 +47,7 @@ void TraceShard::find_regions() {
   const auto bytes = file_->bytes();
   core::check(bytes.size() >= format::kUserBlockBytes &&
                   std::memcmp(bytes.data(), format::kMagic.data(), format::kMagic.size()) == 0,
-              "not a trace shard");
+              "not a trace shard: it does not begin as one");
   std::vector<std::byte> block(bytes.begin(), bytes.begin() + format::kUserBlockBytes);
   const auto version = load<uint32_t>(block.data() + format::kVersionAt);
   const auto crc = load<uint32_t>(block.data() + format::kBlockCrcAt);

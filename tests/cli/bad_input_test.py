@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The program on bad input: each case damages one thing and expects the exit code and the words that the message must
-hold (the file, the place, what is wrong). bad_input_test.py PROGRAM TOKENIZER_JSON; works in a temporary folder; with SHOW=1 it prints every message."""
+hold (the file, the place, what is wrong). bad_input_test.py PROGRAM TOKENIZER_JSON; works in a temporary
+folder; SHOW=1 in the environment prints every message."""
 
 import array
 import json
@@ -256,7 +257,8 @@ def outputs(teacher):
 
 
 def full_disk(teacher):
-    """On a file system of 48 KiB, a third of it taken, where mounting one is permitted: an error, and no file under its final name."""
+    """On a file system of 48 KiB, a third of it taken, where mounting one is permitted: an error, and no file under its
+    final name."""
     disk = pathlib.Path("disk")
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True).returncode:

@@ -65,6 +65,7 @@ TEST_F(Safetensors, ReadsBackEveryDtypeBitForBit) {
     const at::Tensor loaded = file->load(name);
     ASSERT_EQ(loaded.scalar_type(), tensor.scalar_type()) << name;
     ASSERT_EQ(loaded.sizes(), tensor.sizes()) << name;
+    if (tensor.nbytes() == 0) continue;  // without elements there may be no address to compare at
     EXPECT_EQ(std::memcmp(loaded.data_ptr(), tensor.data_ptr(), tensor.nbytes()), 0) << name;
   }
 }

@@ -69,7 +69,8 @@ std::vector<std::pair<int32_t, int32_t>> parse_merges(const json& merges, const 
 BpeOptions parse_options(const json& model) {
   const auto must_be_empty = [&](const char* key) {
     const json& value = member_or_null(model, key);
-    core::check(value.is_null() || value == "" || value == 0.0, "\"{}\" is {}, which is not supported", key,
+    const bool empty_text = value.is_string() && value.get_ref<const std::string&>().empty();
+    core::check(value.is_null() || empty_text || value == 0.0, "\"{}\" is {}, which is not supported", key,
                 value.dump());
   };
   must_be_empty("dropout");

@@ -111,6 +111,7 @@ void run(int argc, char** argv) {
 }  // namespace distill
 
 int main(int argc, char** argv) {
+  distill::kernels::restart_with_short_spins(argv);
   if (argc < 2) {
     std::fprintf(stderr, "usage: %s MODEL [prompt tokens] [new tokens] [batch sizes] ...\n", argv[0]);
     return 2;

@@ -121,6 +121,7 @@ int run(int argc, char** argv) {
 }  // namespace distill
 
 int main(int argc, char** argv) {
+  distill::kernels::restart_with_short_spins(argv);
   try {
     return distill::run(argc, argv);
   } catch (const std::exception& error) {

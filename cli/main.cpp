@@ -75,6 +75,7 @@ bool flush_output() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  distill::kernels::restart_with_short_spins(argv);
   distill::core::keep_freed_memory();
   try {
     const int code = run(argc, argv);

@@ -107,6 +107,7 @@ struct Batcher::State {
   std::shared_ptr<const TraceReader> reader;
   BatcherOptions options;
   BatcherState position;
+  std::vector<size_t> by_key;  // all documents in an order that does not depend on which shards they came to lie in
   uint64_t documents = 0;
   uint64_t targets = 0;
   uint64_t window_documents = 0;  // before those of the other side of the split are taken out
@@ -127,6 +128,7 @@ struct Batcher::State {
     const int64_t with_target = std::max<int64_t>(0, all - (prompt - 1));
     return {with_target > 0 ? all : 0, with_target};
   }
+  void sort();
   void measure();
   const Window& window(uint64_t epoch, uint64_t number);
   // Moves a position on until it lies in its window. False if the epoch ends first and may not be left.
@@ -135,6 +137,19 @@ struct Batcher::State {
   BatcherState advance();
   TrainingBatch build(const BatcherState& at);
 };
+
+void Batcher::State::sort() {
+  std::vector<std::pair<uint64_t, size_t>> hashes(reader->size());
+  for (size_t i = 0; i < hashes.size(); ++i) {
+    const TraceKey key = reader->key(i);
+    hashes[i] = {core::stream_id(key.prompt_id, key.sample), i};
+  }
+  std::ranges::sort(hashes, [&](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first < b.first : reader->key(a.second) < reader->key(b.second);
+  });
+  by_key.reserve(hashes.size());
+  for (const auto& [hash, index] : hashes) by_key.push_back(index);
+}
 
 void Batcher::State::measure() {
   uint64_t all_positions = 0;
@@ -164,7 +179,7 @@ const Window& Batcher::State::window(uint64_t epoch, uint64_t number) {
   std::vector<int64_t> lengths;
   const uint64_t end = std::min<uint64_t>(reader->size(), (number + 1) * window_documents);
   for (uint64_t i = number * window_documents; i < end; ++i) {
-    const auto index = static_cast<size_t>(order(i));
+    const auto index = by_key[static_cast<size_t>(order(i))];
     const int64_t length = positions(index).first;
     if (length == 0 || !on_this_side(index)) continue;
     indices.push_back(index);
@@ -222,6 +237,7 @@ Batcher::Batcher(std::shared_ptr<const TraceReader> reader, BatcherOptions optio
               options.validation_share);
   state_->reader = std::move(reader);
   state_->options = options;
+  state_->sort();
   state_->measure();
 }
 

@@ -54,7 +54,8 @@ struct BatcherState {
   static BatcherState from_json(const nlohmann::json& json);
 };
 
-// The same batches in the same order for the same documents, options and state, on every machine. Not thread-safe.
+// The same batches in the same order for the same documents, options and state, on every machine and whatever shards
+// the documents lie in. Not thread-safe.
 class Batcher {
  public:
   // Throws Error if no document falls on this side of the validation split.

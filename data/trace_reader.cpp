@@ -91,6 +91,11 @@ std::string TraceReader::prompt_id(size_t index) const {
   return std::string(shard.prompt_id(local));
 }
 
+TraceKey TraceReader::key(size_t index) const {
+  const auto [shard, local] = locate(index);
+  return shard.key(local);
+}
+
 Trace TraceReader::read(size_t index) const {
   const auto [shard, local] = locate(index);
   return shard.trace(local);

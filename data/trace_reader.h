@@ -40,6 +40,7 @@ class TraceReader {
   };
   Lengths lengths(size_t index) const;
   std::string prompt_id(size_t index) const;
+  TraceKey key(size_t index) const;
 
   // Document `index` below size(), its checksum verified. Throws Error naming shard and document if it is damaged.
   Trace read(size_t index) const;

@@ -41,6 +41,23 @@ class BatcherTest : public testing::Test {
   std::shared_ptr<const TraceReader> reader_;
 };
 
+TEST_F(BatcherTest, ServesTheSameBatchesFromOtherShards) {
+  const auto batches_of = [&](const std::vector<Trace>& traces, uint64_t documents_per_shard, const char* name) {
+    TraceWriter writer(folder_.path() / name, provenance_, {.documents_per_shard = documents_per_shard});
+    for (const Trace& trace : traces) writer.append(trace);
+    writer.finish();
+    Batcher batcher(std::make_shared<const TraceReader>(TraceReader::open(folder_.path() / name)), {.max_tokens = 64});
+    std::vector<at::Tensor> tokens;
+    for (int i = 0; i < 12; ++i) tokens.push_back(batcher.next().tokens);
+    return tokens;
+  };
+  std::vector<Trace> traces = sample_traces(30, provenance_, 12);
+  const auto expected = batches_of(traces, 40, "one");
+  std::ranges::reverse(traces);
+  const auto found = batches_of(traces, 7, "several");
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(found[i].equal(expected[i])) << "batch " << i;
+}
+
 TEST_F(BatcherTest, LaysOutTokensLabelsAndTargetsOfEachDocument) {
   write(30);
   Batcher batcher(reader_, {.max_tokens = 64});

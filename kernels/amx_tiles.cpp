@@ -4,6 +4,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "kernels/cpu_features.h"
+
 namespace distill::kernels {
 namespace {
 
@@ -22,14 +24,13 @@ bool cpu_has_amx_bf16() {
   uint32_t c = 0;
   uint32_t d = 0;
   __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  return (d & kAmxBf16) != 0 && (d & kAmxTile) != 0 && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512bf16");
+  return (d & kAmxBf16) != 0 && (d & kAmxTile) != 0;
 }
 
 }  // namespace
 
 bool has_amx_bf16() {
-  static const bool available = cpu_has_amx_bf16() && request_tile_state();
+  static const bool available = has_avx512_bf16() && cpu_has_amx_bf16() && request_tile_state();
   return available;
 }
 

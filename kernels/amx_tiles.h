@@ -30,7 +30,8 @@ struct alignas(64) TileConfig {
   void load() const { __asm__ volatile("ldtilecfg %0" : : "m"(*this)); }
 };
 
-// Whether this machine has tiles of bf16, AVX-512 beside them, and an operating system that lends them to the process.
+// Whether this machine has tiles of bf16, has_avx512_bf16() beside them, and an operating system that lends them to the
+// process.
 bool has_amx_bf16();
 
 }  // namespace distill::kernels

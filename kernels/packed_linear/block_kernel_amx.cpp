@@ -46,7 +46,7 @@ struct alignas(64) DecodedBlock {
 template <bool kFourBits>
 DISTILL_AVX512_BLOCKS_INLINE void decode_block(const BlockPanel& panel, int64_t block, DecodedBlock& decoded) {
   constexpr int64_t kBlockBytes = kWidth * kBlockInputs / (kFourBits ? 2 : 1);
-  const int64_t scales_per_block = panel.has_mins ? 2 * kWidth : kWidth;
+  const int64_t scales_per_block = panel.block_scales();
   const auto* codes = static_cast<const uint8_t*>(panel.codes) + block * kBlockBytes;
   const uint16_t* scales = panel.scales + block * scales_per_block;
   const uint16_t* mins = panel.has_mins ? scales + kWidth : nullptr;

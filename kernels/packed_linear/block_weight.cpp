@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "kernels/cpu_features.h"
 #include "kernels/packed_linear/block_decode.h"
 
 namespace distill::kernels {
@@ -107,9 +108,7 @@ void decode_panel_portable(const BlockPanel& panel, Bf16* out) {
 
 void decode_panel(const BlockPanel& panel, Bf16* out) {
 #ifdef __x86_64__
-  static const bool has_avx512 =
-      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  if (has_avx512) return panel.four_bits ? decode_avx512<true>(panel, out) : decode_avx512<false>(panel, out);
+  if (has_avx512_bf16()) return panel.four_bits ? decode_avx512<true>(panel, out) : decode_avx512<false>(panel, out);
 #endif
   decode_panel_portable(panel, out);
 }

@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "kernels/cpu_features.h"
 #include "kernels/packed_linear/packed_linear.h"
 
 #ifdef __x86_64__
@@ -82,9 +83,7 @@ const TileKernel<Bf16>* portable_tile_kernel() {
 const TileKernel<Bf16>* avx512_tile_kernel() {
 #ifdef __x86_64__
   static constexpr TileKernel<Bf16> kKernel{.max_rows = kAvx512Rows, .multiply = multiply_avx512};
-  const bool available =
-      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  if (available) return &kKernel;
+  if (has_avx512_bf16()) return &kKernel;
 #endif
   return nullptr;
 }

@@ -44,7 +44,7 @@ int64_t padded(int64_t size, int64_t multiple) {
 }  // namespace
 
 RowIsa best_row_isa(at::ScalarType activations, WeightType weights) {
-  if (activations != at::kBFloat16 || weights == WeightType::kFp32 || !has_avx512_bf16()) return RowIsa::kPortable;
+  if (activations != at::kBFloat16 || weights == WeightType::kFp32 || !has_avx512_rows()) return RowIsa::kPortable;
   return has_amx_rows() ? RowIsa::kAmx : RowIsa::kAvx512Bf16;
 }
 

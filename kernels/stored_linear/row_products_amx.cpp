@@ -199,7 +199,7 @@ DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& 
 }  // namespace
 
 bool has_amx_rows() {
-  static const bool has = has_avx512_bf16() && has_amx_bf16();
+  static const bool has = has_avx512_rows() && has_amx_bf16();
   return has;
 }
 

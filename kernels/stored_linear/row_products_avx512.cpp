@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/cpu_features.h"
 #include "kernels/stored_linear/weight_loader.h"
 
 namespace distill::kernels {
@@ -158,10 +159,8 @@ void multiply_rows_avx512(const WeightRows& weights, int64_t first_row, int64_t 
   }
 }
 
-bool has_avx512_bf16() {
-  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
-                          __builtin_cpu_supports("avx512bf16");
+bool has_avx512_rows() {
+  static const bool has = has_avx512_bf16() && __builtin_cpu_supports("avx512vbmi");
   return has;
 }
 
@@ -172,7 +171,7 @@ bool has_avx512_bf16() {
 namespace distill::kernels {
 
 void multiply_rows_avx512(const WeightRows&, int64_t, int64_t, const ActivationRows&, float*, int64_t) {}
-bool has_avx512_bf16() {
+bool has_avx512_rows() {
   return false;
 }
 

@@ -107,7 +107,7 @@ TEST(StoredLinear, RefusesScalesThatDoNotFit) {
 // The instruction sets of this machine.
 std::vector<RowIsa> isas() {
   std::vector<RowIsa> found{RowIsa::kPortable};
-  if (has_avx512_bf16()) found.push_back(RowIsa::kAvx512Bf16);
+  if (has_avx512_rows()) found.push_back(RowIsa::kAvx512Bf16);
   if (has_amx_rows()) found.push_back(RowIsa::kAmx);
   return found;
 }

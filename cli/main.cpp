@@ -36,6 +36,7 @@ int run(int argc, char** argv) {
       ->check(distill::cli::non_negative())
       ->capture_default_str();
   app.parse_complete_callback([&] {
+    if (threads != 1) distill::kernels::restart_with_short_spins(argv);
     distill::core::log::initialise(log_level);
     distill::kernels::set_num_threads(threads);
   });
@@ -75,7 +76,6 @@ bool flush_output() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  distill::kernels::restart_with_short_spins(argv);
   distill::core::keep_freed_memory();
   try {
     const int code = run(argc, argv);

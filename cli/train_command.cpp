@@ -74,23 +74,14 @@ void print(const TrainingSummary& summary, const Options& options) {
   line("checkpoint", summary.checkpoint.string());
 }
 
-// This very command once for each rank.
+// This very command once for each rank, where the environment then says that it is one.
 void start_ranks(int count) {
   std::ifstream file("/proc/self/cmdline", std::ios::binary);
   std::vector<std::string> arguments;
-  bool has_threads = false;
-  for (std::string word; std::getline(file, word, '\0');) {
-    if (word == "--nproc") {
-      std::getline(file, word, '\0');
-      continue;
-    }
-    if (word.starts_with("--nproc=")) continue;
-    has_threads = has_threads || word.starts_with("--threads");
-    arguments.push_back(word);
-  }
+  for (std::string word; std::getline(file, word, '\0');) arguments.push_back(word);
   core::check(!arguments.empty(), "cannot read /proc/self/cmdline to start the ranks");
   arguments[0] = "/proc/self/exe";
-  if (!has_threads) {
+  if (std::ranges::none_of(arguments, [](const auto& word) { return word.starts_with("--threads"); })) {
     arguments.insert(arguments.end(), {"--threads", std::to_string(std::max(1, core::available_cpus() / count))});
   }
   core::run_local_ranks(count, arguments);

@@ -2,7 +2,6 @@
 
 #include <charconv>
 #include <cstdlib>
-#include <cstring>
 
 #include "core/error.h"
 
@@ -77,13 +76,12 @@ RankEnvironment from_open_mpi() {
     }
     host = "127.0.0.1";
   }
+  const auto job = variable("OMPI_MCA_orte_ess_jobid");
   return {.rank = integer("OMPI_COMM_WORLD_RANK", 0, kMaxRanks),
           .size = size,
           .local_rank = integer("OMPI_COMM_WORLD_LOCAL_RANK", 0, kMaxRanks),
           .host = *host,
-          .port = master_port(variable("OMPI_MCA_orte_ess_jobid")
-                                  ? std::strtoull(std::getenv("OMPI_MCA_orte_ess_jobid"), nullptr, 10) >> 16
-                                  : 0),
+          .port = master_port(job ? std::strtoull(job->c_str(), nullptr, 10) >> 16 : 0),
           .launcher = "Open MPI"};
 }
 

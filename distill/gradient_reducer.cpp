@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kFirstBucketBytes = size_t{1} << 20;
 constexpr size_t kBucketBytes = size_t{25} << 20;
 
-// The Reducer divides by the number of ranks, which this takes back: losses here are scaled for sums.
+// Instead of the Reducer's own all-reduce, which divides by the number of ranks: losses here are scaled for sums.
 class SumHook final : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d::ProcessGroup>> {
  public:
   using CppCommHookInterface::CppCommHookInterface;

@@ -202,7 +202,6 @@ class Run {
     for (size_t i = 0; i < work.batches.size(); ++i) {
       const BatchLoss loss = objective_(job_.student, work.batches[i], scale);
       sums += loss.sums;
-      if (job_.ranks == nullptr && !std::isfinite(loss.sums.loss)) stop_at(state_.step + 1, "loss", loss.sums.loss);
       if (reducer_ && i + 1 == work.batches.size()) {
         job_.ranks->guard([&] { reducer_->backward(loss.loss); });
       } else {
@@ -288,12 +287,7 @@ nlohmann::ordered_json TrainingSummary::to_json() const {
 }
 
 TrainingSummary train(const TrainingJob& job) {
-  try {
-    return Run(job).run();
-  } catch (const std::exception& error) {
-    if (job.ranks != nullptr) job.ranks->report_failure(error.what());
-    throw;
-  }
+  return Run(job).run();
 }
 
 }  // namespace distill

@@ -46,6 +46,7 @@ struct TrainingSummary {
 // Asks core::interrupt_requested() after every step; a signal to one rank ends all after the same one. Throws Error if
 // the run in `job.run` is of another student, recipe or traces; if the loss or a gradient is not finite, in which case
 // the weights are as before that step and the last checkpoint stays; and on a full disk, the last checkpoint intact.
+// The other ranks learn of it from whoever owns the group, nn::RankGroup::report_failure().
 TrainingSummary train(const TrainingJob& job);
 
 }  // namespace distill

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
@@ -77,7 +76,7 @@ struct RankGroup::State {
   std::mutex mutex;
   std::condition_variable wake;
   bool leaving = false;
-  std::atomic<bool> reported = false;
+  bool reported = false;
   std::thread watch;
 
   explicit State(const core::RankEnvironment& from) : environment(from) {
@@ -231,7 +230,7 @@ std::string RankGroup::broadcast(std::string text) const {
 }
 
 void RankGroup::report_failure(const std::string& reason) noexcept {
-  if (state_->reported.exchange(true)) return;
+  state_->reported = true;
   try {
     state_->store->set(key("failed", rank()), bytes_of(reason));
     // Time for the others to read it while the store, perhaps in this rank, is there.

@@ -41,7 +41,7 @@ class RankGroup {
   // rank is the reason; otherwise throws on.
   void guard(const std::function<void()>& operation) const;
 
-  // Tells the other ranks why this one is about to end; the first call counts.
+  // Tells the other ranks why this one is about to end; they end too.
   void report_failure(const std::string& reason) noexcept;
 
  private:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Data parallel training: the same losses on 1, 2 and 4 ranks, a run continued by another number of ranks, the
-environments of torchrun and Slurm, and what remains of a job when one of its ranks is killed, stopped or fails."""
+environments of torchrun and Slurm, and what remains of a job when one of its ranks is killed or stopped."""
 
 import json
 import os
@@ -11,47 +11,27 @@ import sys
 import tempfile
 import time
 
-DISTILL = os.environ["DISTILL"]
-CONFIG = dict(model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=32, intermediate_size=64,
-              num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-              rms_norm_eps=1e-5, tie_word_embeddings=True, rope_theta=10000.0, hidden_act="silu")  # fmt: skip
+import tiny_run
+
+DISTILL = [os.environ["DISTILL"], "--threads", "1"]
 RECIPE = {"steps": 12, "batch": {"tokens": 640, "micro_tokens": 128}, "validation": {"share": 0.2, "every": 6},
           "checkpoint": {"every": 4}, "precision": "fp32"}  # fmt: skip
 LIMIT = 60  # seconds within which a job must end when a rank is lost
 
 
-def run(*arguments, environment=None):
-    result = subprocess.run([DISTILL, *map(str, arguments)], env={**os.environ, **(environment or {})},
-                            capture_output=True, text=True, timeout=300)  # fmt: skip
-    if result.returncode != 0:
-        sys.exit(f"{arguments} failed: {result.stderr}")
-    return result
-
-
 def prepare():
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, decoders
-
-    letters = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(sorted(letters))}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=256, **{k: v for k, v in CONFIG.items() if k not in ("model_type", "architectures")}))
-    model.save_pretrained("teacher")
-    tokenizer.save("teacher/tokenizer.json")
-    pathlib.Path("student.json").write_text(json.dumps(dict(CONFIG, vocab_size=256)))
+    tiny_run.make_teacher("teacher")
+    pathlib.Path("student.json").write_text(json.dumps(tiny_run.STUDENT))
     pathlib.Path("recipe.json").write_text(json.dumps(RECIPE))
     prompts = [{"id": str(i), "prompt": "word " * (1 + i % 7)} for i in range(80)]
     pathlib.Path("prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
-    run("generate", "--teacher", "teacher", "--prompts", "prompts.jsonl", "--out", "traces", "--targets", "full",
-        "--max-new-tokens", 40)  # fmt: skip
+    tiny_run.distill("generate", "--teacher", "teacher", "--prompts", "prompts.jsonl", "--out", "traces",
+                     "--targets", "full", "--max-new-tokens", 40)  # fmt: skip
 
 
 def command(out, *more):
     return ["train", "--data", "traces", "--student", "student.json", "--recipe", "recipe.json", "--out", out,
-            "--teacher", "teacher", "--threads", "1", *more]  # fmt: skip
+            "--teacher", "teacher", *more]  # fmt: skip
 
 
 def curve(out):
@@ -69,21 +49,21 @@ def compare(name, reference, other):
 
 
 def ranks_by_environment(out, size, variables):
-    processes = [subprocess.Popen([DISTILL, *command(out)], env={**os.environ, **variables(rank)},
+    processes = [subprocess.Popen([*DISTILL, *command(out)], env={**os.environ, **variables(rank)},
                                   stdout=subprocess.DEVNULL) for rank in range(size)]  # fmt: skip
     if any(process.wait(120) != 0 for process in processes):
         sys.exit(f"{out}: a rank failed")
 
 
 def children_of(process):
-    found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True)
-    return sorted(int(pid) for pid in found.stdout.split())
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return sorted(int(pid) for pid in children.split())
 
 
 def lose_a_rank(how, expected):
     """Starts three ranks, takes away the last one while they train, and waits for the end of the job."""
     out = f"lost-{how.name}"
-    process = subprocess.Popen([DISTILL, *command(out, "--nproc", "3", "--steps", "1000000")], stdout=subprocess.PIPE,
+    process = subprocess.Popen([*DISTILL, *command(out, "--nproc", "3", "--steps", "1000000")], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     deadline = time.monotonic() + 60
     while not pathlib.Path(out, "latest").exists():
@@ -105,7 +85,7 @@ def lose_a_rank(how, expected):
 
 
 def interrupt():
-    process = subprocess.Popen([DISTILL, *command("stopped", "--nproc", "2", "--steps", "100000")],
+    process = subprocess.Popen([*DISTILL, *command("stopped", "--nproc", "2", "--steps", "100000")],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     metrics = pathlib.Path("stopped", "metrics.jsonl")
     while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 5):
@@ -119,23 +99,24 @@ def interrupt():
 def main():
     prepare()
     for ranks in (1, 2, 4):
-        run(*command(f"run{ranks}", "--nproc", ranks))
+        tiny_run.distill(*command(f"run{ranks}", "--nproc", ranks))
         if ranks > 1:
             compare(f"{ranks} ranks", curve("run1"), curve(f"run{ranks}"))
 
-    run(*command("mixed", "--nproc", 2, "--steps", 5))
-    run(*command("mixed", "--nproc", 3))
+    tiny_run.distill(*command("mixed", "--nproc", 2, "--steps", 5))
+    tiny_run.distill(*command("mixed", "--nproc", 3))
     mixed = {key: loss for key, loss in curve("mixed").items() if key[1] != 5 or key[0] == "train"}
-    run(*command("alone", "--steps", 5))
-    run(*command("alone"))
+    tiny_run.distill(*command("alone", "--steps", 5))
+    tiny_run.distill(*command("alone"))
     alone = {key: loss for key, loss in curve("alone").items() if key[1] != 5 or key[0] == "train"}
     compare("5 steps on 2 ranks, the rest on 3", alone, mixed)
 
     ranks_by_environment("torchrun", 2, lambda rank: dict(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank),
                                                           MASTER_ADDR="127.0.0.1", MASTER_PORT="29711"))  # fmt: skip
     compare("torchrun's environment", curve("run1"), curve("torchrun"))
-    ranks_by_environment("slurm", 2, lambda rank: dict(SLURM_PROCID=str(rank), SLURM_STEP_NUM_TASKS="2", SLURM_LOCALID=str(rank),
-                                                       SLURM_STEP_NODELIST="localhost", SLURM_JOB_ID="712"))  # fmt: skip
+    ranks_by_environment("slurm", 2, lambda rank: dict(SLURM_PROCID=str(rank), SLURM_STEP_NUM_TASKS="2",
+                                                       SLURM_LOCALID=str(rank), SLURM_STEP_NODELIST="localhost",
+                                                       SLURM_JOB_ID="712"))  # fmt: skip
     compare("Slurm's environment", curve("run1"), curve("slurm"))
 
     interrupt()

@@ -154,7 +154,8 @@ def main():
     results = {name: {batch: measure(options, batch) for batch in options.batch} for name, measure in programs.items()}
     print_table(results, options.batch)
     print(json.dumps(dict(bench="generation", model=options.model.name, threads=options.threads,
-                          clock="cpu" if options.cpu_clock else "wall", prompt_tokens=options.prompt, new_tokens=options.new, results=results)))
+                          clock="cpu" if options.cpu_clock else "wall", prompt_tokens=options.prompt,
+                          new_tokens=options.new, results=results)))
 
 
 if __name__ == "__main__":

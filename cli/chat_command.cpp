@@ -120,10 +120,7 @@ void add_chat_command(CLI::App& app) {
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
-  command
-      ->add_option("--chat-template", options->chat_template,
-                   "Family of the chat template, where the model has none or an unknown one")
-      ->check(chat_template_family());
+  add_chat_template_option(*command, options->chat_template);
   command->callback([options] { run(*options); });
 }
 

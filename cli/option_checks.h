@@ -1,4 +1,4 @@
-// Checks of options' values whose messages say what is allowed.
+// Checks of options' values whose messages say what is allowed, and options that several commands share.
 #pragma once
 
 #include <fmt/format.h>
@@ -6,7 +6,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "data/chat_template.h"
 
@@ -39,6 +38,12 @@ inline CLI::Validator chat_template_family() {
     return fmt::format("there is no family '{}'; known are {}", text, fmt::join(data::ChatTemplate::families(), ", "));
   };
   return CLI::Validator("").operation(check);
+}
+
+inline void add_chat_template_option(CLI::App& command, std::string& family) {
+  command
+      .add_option("--chat-template", family, "Family of the chat template, where the model has none or an unknown one")
+      ->check(chat_template_family());
 }
 
 }  // namespace distill::cli

@@ -114,6 +114,10 @@ ModelFiles ModelFiles::open(const fs::path& path) {
   return files;
 }
 
+std::string ModelFiles::config_location() const {
+  return (format_ == ModelFormat::kGguf ? path_ : path_ / kConfig).string();
+}
+
 std::shared_ptr<const WeightSource> ModelFiles::weights() const {
   if (gguf_) return open_gguf_weights(gguf_, config_);
   return open_safetensors(path_);

@@ -33,6 +33,8 @@ class ModelFiles {
   // config.json; for GGUF the same keys, translated from its metadata ("model_type": "llama" | "qwen2" | "qwen3" |
   // ...).
   const nlohmann::json& config() const { return config_; }
+  // Where it was read, for messages about it: config.json, or the GGUF file itself.
+  std::string config_location() const;
   // Under Hugging Face's names and in its layout, whatever the format.
   std::shared_ptr<const WeightSource> weights() const;
   std::shared_ptr<const Tokenizer> tokenizer() const;

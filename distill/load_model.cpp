@@ -11,7 +11,6 @@
 #include "teacher/deepseek_weights.h"
 
 namespace distill {
-
 namespace {
 
 bool is_deepseek(const data::ModelFiles& files) {
@@ -28,8 +27,7 @@ std::unique_ptr<nn::CausalLM> load_model(const data::ModelFiles& files, const nn
 }
 
 void check_model(const data::ModelFiles& files) {
-  const bool gguf = files.format() == data::ModelFormat::kGguf;
-  const std::string location = (gguf ? files.path() : files.path() / "config.json").string();
+  const std::string location = files.config_location();
   if (is_deepseek(files)) {
     const teacher::DeepseekWeights checked(teacher::parse_deepseek_config(files.config(), location), files.weights());
   } else {

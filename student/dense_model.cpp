@@ -267,9 +267,7 @@ at::Tensor random_weight(const DenseWeight& weight, const DenseConfig& config, u
 
 std::unique_ptr<nn::CausalLM> load_dense_model(const data::ModelFiles& files, const nn::ModelOptions& options) {
   const auto weights = files.weights();
-  const std::string location =
-      files.format() == data::ModelFormat::kGguf ? files.path().string() : (files.path() / "config.json").string();
-  return load_dense_model(parse_dense_config(files.config(), location), *weights, options);
+  return load_dense_model(parse_dense_config(files.config(), files.config_location()), *weights, options);
 }
 
 std::unique_ptr<nn::CausalLM> load_dense_model(const DenseConfig& config, const data::WeightSource& weights,

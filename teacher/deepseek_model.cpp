@@ -171,8 +171,8 @@ at::Tensor DeepseekModel::mtp_logits(int64_t depth, const at::Tensor& hidden) {
 }
 
 std::unique_ptr<nn::CausalLM> load_deepseek_model(const data::ModelFiles& files, const nn::ModelOptions& options) {
-  const std::string location = (files.path() / "config.json").string();
-  return std::make_unique<DeepseekModel>(parse_deepseek_config(files.config(), location), files.weights(), options);
+  return std::make_unique<DeepseekModel>(parse_deepseek_config(files.config(), files.config_location()),
+                                         files.weights(), options);
 }
 
 }  // namespace distill::teacher

@@ -3,7 +3,9 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/commands.h"
@@ -14,14 +16,16 @@
 #include "core/progress.h"
 #include "data/prompts.h"
 #include "distill/capture.h"
+#include "distill/remote_capture.h"
 #include "distill/text_model.h"
 #include "nn/sampler.h"
+#include "teacher/remote_teacher.h"
 
 namespace distill::cli {
 namespace {
 
 struct Options {
-  std::filesystem::path teacher;
+  std::string teacher;
   std::filesystem::path prompts;
   std::string targets = "topk:64";
   data::TraceSampling sampling;
@@ -30,6 +34,15 @@ struct Options {
   std::string dtype = "bf16";
   std::string chat_template;
   bool json = false;
+
+  // Of a remote teacher.
+  std::filesystem::path tokenizer;
+  std::string remote_model;
+  std::string remote_api = "completions";
+  teacher::HttpOptions http;
+  teacher::RetryPolicy retry;
+
+  bool is_remote() const { return teacher.starts_with("http://") || teacher.starts_with("https://"); }
 };
 
 constexpr const char* kHelp =
@@ -39,7 +52,11 @@ Lets a teacher answer prompts and writes the answers with its distribution over 
 A line of the prompts is {"id", "prompt"} for a text to continue or {"id", "messages"} for a conversation, with
 "answer" and "verifier" where answers are to be checked. Run again, it makes only the traces that are missing.
 Stopped by Ctrl-C or SIGTERM, it keeps what is finished and exits with 128 + the signal's number. A prompt that the
-model cannot answer, such as one too long for its context, is reported at the end, with exit code 1.)";
+model cannot answer, such as one too long for its context, is reported at the end, with exit code 1.
+
+The teacher may be a server that speaks OpenAI's API and gives top log-probabilities (llama-server, vLLM, ...):
+  distill generate --teacher http://host:8000 --tokenizer model/ --prompts prompts.jsonl --out traces --targets topk:20
+Its tokenizer (and chat template) come from --tokenizer; a key from DISTILL_API_KEY or OPENAI_API_KEY, nowhere else.)";
 
 void print(const CaptureSummary& summary, const Options& options) {
   if (options.json) {
@@ -64,9 +81,9 @@ void print(const CaptureSummary& summary, const Options& options) {
                    summary.total_traces, core::format_bytes(summary.total_bytes), summary.bytes_per_token()));
 }
 
-void run(const Options& options) {
-  core::install_interrupt_handlers();
-  const data::TargetSpec targets = data::TargetSpec::parse(options.targets);
+// What can be found wrong before a teacher is there.
+std::vector<data::Prompt> read_prompts(const Options& options) {
+  data::TargetSpec::parse(options.targets);
   nn::SamplingOptions{.temperature = options.sampling.temperature,
                       .top_k = options.sampling.top_k,
                       .top_p = options.sampling.top_p,
@@ -74,29 +91,82 @@ void run(const Options& options) {
       .validate();
   auto prompts = data::read_prompts(options.prompts);
   if (options.limit > 0 && options.limit < prompts.size()) prompts.resize(options.limit);
+  return prompts;
+}
 
-  const TextModel teacher = load_text_model(
-      options.teacher, {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16});
-  const bool has_conversations = std::ranges::any_of(prompts, [](const auto& prompt) { return !prompt.text; });
-  const auto chat_template =
-      has_conversations ? teacher.files.chat_template(options.chat_template) : std::shared_ptr<data::ChatTemplate>();
-  if (has_conversations && !chat_template) {
+// Null if no prompt is a conversation.
+std::shared_ptr<const data::ChatTemplate> find_chat_template(const data::ModelFiles& files,
+                                                             std::span<const data::Prompt> prompts,
+                                                             const Options& options) {
+  if (std::ranges::all_of(prompts, [](const auto& prompt) { return prompt.text.has_value(); })) return nullptr;
+  auto chat_template = files.chat_template(options.chat_template);
+  if (!chat_template) {
     core::fail("{} has no chat template, which prompts with \"messages\" need: name one with --chat-template",
-               options.teacher.string());
+               files.path().string());
   }
-  data::TraceProvenance provenance = describe_teacher(teacher, chat_template.get());
+  return chat_template;
+}
+
+void complete(data::TraceProvenance& provenance, const Options& options) {
   provenance.sampling = options.sampling;
-  provenance.targets = targets;
+  provenance.targets = data::TargetSpec::parse(options.targets);
   provenance.command =
-      fmt::format("distill generate --teacher {} --prompts {} --out {} --samples {}", options.teacher.string(),
+      fmt::format("distill generate --teacher {} --prompts {} --out {} --samples {}", options.teacher,
                   options.prompts.string(), options.capture.directory.string(), options.capture.samples);
   provenance.version = DISTILL_VERSION;
+}
 
-  const CaptureSummary summary = capture_traces({.model = *teacher.model,
-                                                 .tokenizer = teacher.tokenizer,
-                                                 .chat_template = chat_template,
-                                                 .stop_tokens = teacher.stop_tokens},
-                                                prompts, provenance, options.capture);
+CaptureSummary generate_locally(const Options& options, std::span<const data::Prompt> prompts) {
+  if (!options.tokenizer.empty() || !options.remote_model.empty()) {
+    core::fail_usage("--tokenizer and --remote-model belong to a remote teacher, an http(s) URL; {} is none",
+                     options.teacher);
+  }
+  const TextModel teacher = load_text_model(
+      options.teacher, {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16});
+  const auto chat_template = find_chat_template(teacher.files, prompts, options);
+  data::TraceProvenance provenance = describe_teacher(teacher, chat_template.get());
+  complete(provenance, options);
+  return capture_traces({.model = *teacher.model,
+                         .tokenizer = teacher.tokenizer,
+                         .chat_template = chat_template,
+                         .stop_tokens = teacher.stop_tokens},
+                        prompts, provenance, options.capture);
+}
+
+CaptureSummary generate_remotely(const Options& options, std::span<const data::Prompt> prompts) {
+  if (options.tokenizer.empty()) {
+    core::fail_usage("--teacher {}: name the model's tokenizer with --tokenizer, a Hugging Face directory or GGUF file",
+                     options.teacher);
+  }
+  const auto files = data::ModelFiles::open(options.tokenizer);
+  const RemoteText text{.tokenizer = files.tokenizer(),
+                        .chat_template = find_chat_template(files, prompts, options),
+                        .stop_tokens = files.eos_token_ids()};
+  const auto api = options.remote_api == "chat" ? teacher::RemoteApi::kChat : teacher::RemoteApi::kCompletions;
+  teacher::RemoteOptions remote{.url = options.teacher,
+                                .model = options.remote_model,
+                                .api = api,
+                                .concurrency = options.capture.batch,
+                                .top = remote_alternatives(data::TargetSpec::parse(options.targets)),
+                                .http = options.http,
+                                .retry = options.retry};
+  remote.http.bearer_key = teacher::api_key_from_environment();
+  teacher::RemoteTeacher teacher(std::move(remote), text.tokenizer);
+  data::TraceProvenance provenance = describe_teacher(teacher, api, text);
+  complete(provenance, options);
+  auto summary = capture_remote_traces(teacher, api, text, prompts, provenance, options.capture.directory,
+                                       options.capture.samples);
+  if (const auto& statistics = teacher.statistics(); statistics.retries > 0) {
+    core::log::info("{} of {} requests were retries", statistics.retries, statistics.requests);
+  }
+  return summary;
+}
+
+void run(const Options& options) {
+  core::install_interrupt_handlers();
+  const auto prompts = read_prompts(options);
+  const CaptureSummary summary =
+      options.is_remote() ? generate_remotely(options, prompts) : generate_locally(options, prompts);
   print(summary, options);
   if (summary.interrupted) {
     throw core::Interrupted(fmt::format("stopped with {} of {} traces in {}: run the same command again to go on",
@@ -115,7 +185,8 @@ void run(const Options& options) {
 void add_generate_command(CLI::App& app) {
   auto* const command = app.add_subcommand("generate", kHelp);
   const auto options = std::make_shared<Options>();
-  command->add_option("--teacher", options->teacher, "Hugging Face directory, GGUF file or checkpoint")->required();
+  command->add_option("--teacher", options->teacher, "Hugging Face directory, GGUF file, checkpoint or http(s) URL")
+      ->required();
   command->add_option("--prompts", options->prompts, "JSON lines of prompts; - reads standard input")->required();
   command->add_option("--out", options->capture.directory, "Directory of trace shards to make or continue")->required();
   command->add_option("--targets", options->targets, "What is kept of the teacher's distribution: topk:K or full")
@@ -139,7 +210,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--seed", options->sampling.seed, "The same seed draws the same answers, in any batch")
       ->capture_default_str();
   command->add_option("--limit", options->limit, "Use only the first N prompts; 0 uses all")->capture_default_str();
-  command->add_option("--batch", options->capture.batch, "Answers generated side by side")
+  command->add_option("--batch", options->capture.batch, "Answers generated, or requests under way, side by side")
       ->check(positive())
       ->capture_default_str();
   command
@@ -152,6 +223,30 @@ void add_generate_command(CLI::App& app) {
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   add_chat_template_option(*command, options->chat_template);
+  command->add_option("--tokenizer", options->tokenizer,
+                      "Of a remote teacher: the model's tokenizer, as a Hugging Face directory or GGUF file");
+  command->add_option("--remote-model", options->remote_model,
+                      "Of a remote teacher: the model's name there; not needed if it serves a single one");
+  command
+      ->add_option(
+          "--remote-api", options->remote_api,
+          "Of a remote teacher: completions, where prompts go as tokens, or chat, where the server applies its "
+          "template")
+      ->check(CLI::IsMember({"completions", "chat"}))
+      ->capture_default_str();
+  command->add_option("--connect-timeout", options->http.connect_seconds, "Of a remote teacher: seconds to reach it")
+      ->check(CLI::Range(0.001, 1e6))
+      ->capture_default_str();
+  command
+      ->add_option("--stall-timeout", options->http.stall_seconds,
+                   "Of a remote teacher: seconds without a byte until a request is tried again")
+      ->check(CLI::Range(1.0, 1e6))
+      ->capture_default_str();
+  command
+      ->add_option("--retries", options->retry.retries,
+                   "Of a remote teacher: how often a request that fails is tried again, later each time")
+      ->check(CLI::Range(int64_t{0}, int64_t{1000}))
+      ->capture_default_str();
   command->add_flag("--json", options->json, "Print the summary as one JSON object");
   command->callback([options] { run(*options); });
 }

@@ -1,11 +1,9 @@
 // Lets a teacher answer prompts and writes what it answered and what it thought of the alternatives: a set of traces.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,6 +12,7 @@
 #include "data/prompts.h"
 #include "data/tokenizer.h"
 #include "data/trace.h"
+#include "distill/capture_summary.h"
 #include "distill/text_model.h"
 #include "nn/causal_lm.h"
 
@@ -35,32 +34,6 @@ struct CaptureOptions {
   int64_t samples = 1;       // answers per prompt
   int64_t batch = 16;        // answers generated side by side
   int64_t cache_tokens = 0;  // see nn::EngineOptions
-};
-
-struct RejectedPrompt {
-  std::string id;
-  std::string reason;
-};
-
-// Of this run, unless it says otherwise.
-struct CaptureSummary {
-  uint64_t already_there = 0;  // traces of earlier runs that this one would have made
-  uint64_t traces = 0;
-  uint64_t prompt_tokens = 0;
-  uint64_t completion_tokens = 0;
-  std::array<uint64_t, 2> finish_reasons{};  // by data::FinishReason
-  std::array<uint64_t, 3> verdicts{};        // by data::Verdict
-  double seconds = 0;
-  std::vector<RejectedPrompt> rejected;  // that the model cannot answer, such as too long ones
-  bool interrupted = false;
-  // Of the whole set, once sealed.
-  uint64_t total_traces = 0;
-  uint64_t total_completion_tokens = 0;
-  uint64_t total_bytes = 0;
-
-  double tokens_per_second() const;
-  double bytes_per_token() const;
-  nlohmann::json to_json() const;
 };
 
 // Answers each prompt `samples` times with the sampling parameters and the kind of targets that `provenance` states,

@@ -1,0 +1,71 @@
+// What every capture does, whoever the teacher is: finds the prompts whose answers are still missing, and writes an
+// answer as a trace once it is complete.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/progress.h"
+#include "data/prompts.h"
+#include "data/trace.h"
+#include "data/trace_writer.h"
+#include "distill/capture_summary.h"
+#include "nn/generation_request.h"
+
+namespace distill {
+
+// Not thread-safe.
+class TraceCollector {
+ public:
+  // Prompts and provenance outlive it. Throws Error if a verifier is unknown or cannot check its prompt's answer, and
+  // what data::TraceWriter throws; UsageError if `samples` makes no sense.
+  TraceCollector(std::span<const data::Prompt> prompts, const data::TraceProvenance& provenance,
+                 const std::filesystem::path& directory, int64_t samples);
+
+  struct Missing {
+    const data::Prompt* prompt = nullptr;
+    std::vector<uint32_t> samples;  // that are neither in the directory nor handed out before
+  };
+  // The next prompt with missing answers.
+  std::optional<Missing> next();
+
+  // A prompt that next() gave and that cannot be answered is left out and reported; the first reason counts.
+  void reject(const std::string& id, const std::string& reason);
+
+  // Writes the trace of an answer to a prompt that next() gave, verified where the prompt says how.
+  void write(nn::Completion&& completion, data::SparseTargets&& targets);
+
+  // Seals what is written.
+  CaptureSummary finish(bool interrupted);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+  std::span<const data::Prompt> prompts_;
+  const data::TraceProvenance& provenance_;
+  std::filesystem::path directory_;
+  uint32_t samples_;
+  data::TraceWriter writer_;
+  size_t next_prompt_ = 0;
+  // Prompts with unfinished or rejected answers, by id.
+  struct Asked {
+    const data::Prompt* prompt = nullptr;
+    size_t unfinished = 0;
+  };
+  std::unordered_map<std::string, Asked> asked_;
+  CaptureSummary summary_;
+  std::optional<core::Progress> progress_;
+  Clock::time_point start_ = Clock::now();
+};
+
+// How completions are drawn, as the engine and remote servers are asked to.
+nn::GenerateOptions generate_options(const data::TraceSampling& sampling, const std::vector<int32_t>& stop_tokens);
+
+}  // namespace distill

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/commands.h"
@@ -23,6 +24,7 @@ struct Options {
   std::string system;
   std::string dtype = "bf16";
   std::string chat_template;
+  std::optional<int64_t> draft_tokens;
 };
 
 constexpr const char* kDescription =
@@ -80,7 +82,8 @@ void run(Options options) {
   core::check(chat_template != nullptr, "{} has no chat template: name one with --chat-template",
               options.model.string());
   options.generate.stop_tokens = model.stop_tokens;
-  Conversation conversation(*model.model, model.tokenizer, chat_template, options.generate, options.system);
+  Conversation conversation(*model.model, model.tokenizer, chat_template, options.generate, options.system,
+                            options.draft_tokens);
 
   const bool is_terminal = ::isatty(STDIN_FILENO) != 0;
   if (is_terminal) std::fputs(kHelp, stderr);
@@ -117,6 +120,8 @@ void add_chat_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", options->generate.seed, "The same seed and messages give the same answers")
       ->capture_default_str();
+  command->add_option("--draft-tokens", options->draft_tokens,
+                      "Tokens guessed ahead and checked in one pass; 1 if the model has a prediction module (MTP)");
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();

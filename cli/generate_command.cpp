@@ -75,6 +75,13 @@ void print(const CaptureSummary& summary, const Options& options) {
        fmt::format("{} at a stop token, {} at the length limit", summary.finish_reasons[0], summary.finish_reasons[1]));
   line("verdicts", fmt::format("{} correct, {} incorrect, {} unchecked", summary.verdicts[1], summary.verdicts[2],
                                summary.verdicts[0]));
+  if (!summary.drafts.empty()) {
+    std::string shares;
+    for (const auto& count : summary.drafts) {
+      shares += fmt::format("{}{:.1f} %", shares.empty() ? "" : ", ", 100 * count.acceptance());
+    }
+    line("drafts", shares + " accepted, by distance");
+  }
   if (!summary.rejected.empty()) line("rejected", fmt::format("{} prompts", summary.rejected.size()));
   line("written",
        fmt::format("{}: {} traces, {}, {:.1f} bytes per token", options.capture.directory.string(),
@@ -219,6 +226,10 @@ void add_generate_command(CLI::App& app) {
           "Tokens that the cache holds for all answers side by side; 0 is enough for whole contexts, at most 2 GiB")
       ->check(non_negative())
       ->capture_default_str();
+  command->add_option(
+      "--draft-tokens", options->capture.draft_tokens,
+      "Tokens guessed ahead and checked in one pass; 1 if the teacher has a prediction module (MTP), for "
+      "the same answers sooner");
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();

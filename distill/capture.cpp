@@ -26,7 +26,9 @@ class Capture {
         generate_options_(generate_options(provenance.sampling, teacher.stop_tokens)),
         collector_(prompts, provenance, options.directory, options.samples),
         engine_(teacher.model, teacher.tokenizer,
-                {.max_sequences = options.batch, .cache_tokens = options.cache_tokens}) {}
+                {.max_sequences = options.batch,
+                 .cache_tokens = options.cache_tokens,
+                 .draft_tokens = options.draft_tokens}) {}
 
   CaptureSummary run();
 
@@ -86,7 +88,9 @@ CaptureSummary Capture::run() {
                                    {.on_logits = [&](const at::Tensor& logits, std::span<const nn::LogitsRow> rows) {
                                      keep_targets(logits, rows);
                                    }});
-  return collector_.finish(outcome == nn::GenerationEngine::Outcome::kInterrupted);
+  CaptureSummary summary = collector_.finish(outcome == nn::GenerationEngine::Outcome::kInterrupted);
+  summary.drafts = engine_.statistics().drafts;
+  return summary;
 }
 
 }  // namespace

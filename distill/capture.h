@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,9 +32,11 @@ struct CaptureTeacher {
 
 struct CaptureOptions {
   std::filesystem::path directory;
-  int64_t samples = 1;       // answers per prompt
-  int64_t batch = 16;        // answers generated side by side
-  int64_t cache_tokens = 0;  // see nn::EngineOptions
+  int64_t samples = 1;  // answers per prompt
+  int64_t batch = 16;   // answers generated side by side
+  // See nn::EngineOptions.
+  int64_t cache_tokens = 0;
+  std::optional<int64_t> draft_tokens{};
 };
 
 // Answers each prompt `samples` times with the sampling parameters and the kind of targets that `provenance` states,

@@ -34,6 +34,11 @@ nlohmann::json CaptureSummary::to_json() const {
   for (size_t i = 0; i < verdicts.size(); ++i) {
     result["verdicts"][std::string(to_string(static_cast<data::Verdict>(i)))] = verdicts[i];
   }
+  result["drafts"] = nlohmann::json::array();
+  for (const auto& count : drafts) {
+    result["drafts"].push_back(
+        {{"checked", count.checked}, {"accepted", count.accepted}, {"acceptance", count.acceptance()}});
+  }
   result["rejected"] = nlohmann::json::array();
   for (const auto& prompt : rejected) result["rejected"].push_back({{"id", prompt.id}, {"reason", prompt.reason}});
   return result;

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "nn/generation_engine.h"
+
 namespace distill {
 
 struct RejectedPrompt {
@@ -26,6 +28,7 @@ struct CaptureSummary {
   double seconds = 0;
   std::vector<RejectedPrompt> rejected;  // that the model cannot answer, such as too long ones
   bool interrupted = false;
+  std::vector<nn::DraftCount> drafts{};  // tokens guessed ahead, by distance
   // Of the whole set, once sealed.
   uint64_t total_traces = 0;
   uint64_t total_completion_tokens = 0;

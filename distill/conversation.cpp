@@ -9,12 +9,12 @@ namespace distill {
 
 Conversation::Conversation(nn::CausalLM& model, std::shared_ptr<const data::Tokenizer> tokenizer,
                            std::shared_ptr<const data::ChatTemplate> chat_template, nn::GenerateOptions options,
-                           std::string system)
+                           std::string system, std::optional<int64_t> draft_tokens)
     : tokenizer_(std::move(tokenizer)),
       chat_template_(std::move(chat_template)),
       options_(std::move(options)),
       system_(std::move(system)),
-      engine_(model, tokenizer_, {.max_sequences = 1}) {
+      engine_(model, tokenizer_, {.max_sequences = 1, .draft_tokens = draft_tokens}) {
   reset();
 }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,11 +17,11 @@ namespace distill {
 
 class Conversation {
  public:
-  // The model outlives the conversation. `options` hold for every answer. `system` opens the conversation; empty leaves
-  // it to the template.
+  // The model outlives the conversation. `options` hold for every answer, `draft_tokens` as in nn::EngineOptions.
+  // `system` opens the conversation; empty leaves it to the template.
   Conversation(nn::CausalLM& model, std::shared_ptr<const data::Tokenizer> tokenizer,
                std::shared_ptr<const data::ChatTemplate> chat_template, nn::GenerateOptions options,
-               std::string system = {});
+               std::string system = {}, std::optional<int64_t> draft_tokens = {});
 
   struct Answer {
     std::string text;

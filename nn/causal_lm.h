@@ -39,6 +39,8 @@ struct ModelShape {
   int64_t max_positions = 0;
 };
 
+class Drafter;
+
 class CausalLM {
  public:
   virtual ~CausalLM() = default;
@@ -59,6 +61,10 @@ class CausalLM {
 
   // A cache this model can run with: `blocks` blocks of `block_size` tokens.
   virtual std::unique_ptr<KvCache> make_cache(int64_t blocks, int64_t block_size) const = 0;
+
+  // What guesses this model's next tokens from its hidden states, part of the model; null if it has nothing of the
+  // kind.
+  virtual Drafter* drafter() { return nullptr; }
 
   // Trainable tensors by their Hugging Face names, in a fixed order. Tied tensors appear once.
   virtual std::vector<std::pair<std::string, at::Tensor>> parameters() = 0;

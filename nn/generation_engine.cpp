@@ -9,12 +9,14 @@
 #include <utility>
 
 #include "core/error.h"
+#include "nn/drafter.h"
 #include "nn/stop_strings.h"
 
 namespace distill::nn {
 namespace {
 
 constexpr int64_t kDefaultCacheBytes = int64_t{2} << 30;
+constexpr int64_t kMaxDrafts = 64;
 
 int64_t cache_blocks(const CausalLM& model, const EngineOptions& options) {
   int64_t tokens = options.cache_tokens;
@@ -48,6 +50,8 @@ struct GenerationEngine::Answer {
   std::optional<data::StreamDecoder> decoder;
   StopStrings stop_strings;
   std::string text;
+  int32_t guess = 0;          // of the next token, where the sequence has drafts
+  at::Tensor guess_hidden{};  // [1, hidden] the drafter's, from which it goes on
 
   int64_t drawn() const { return static_cast<int64_t>(tokens.size() - request->prompt.size()); }
 };
@@ -69,8 +73,23 @@ class GenerationEngine::Run {
   void step();
 
  private:
+  // A sequence whose next tokens are drawn in a step.
+  struct Drawing {
+    size_t item = 0;  // of the plan
+    ScheduledSequence* sequence = nullptr;
+    Answer* answer = nullptr;
+    std::vector<int32_t> drafts{};
+    int64_t first_row = 0;  // of the logits; one more for each draft
+  };
+
+  StepBatch assemble(const StepPlan& plan, size_t shift) const;
+  void append_drafts(const StepPlan& plan);
+  std::vector<Drawing> take_drafts_back(const StepPlan& plan);
+  std::vector<bool> draw_and_check(const std::vector<Drawing>& drawings, const at::Tensor& logits, size_t items);
+  void guess(const StepPlan& plan, const std::vector<bool>& alive, at::Tensor hidden);
   std::vector<Draw> draw(const at::Tensor& logits, const std::vector<Answer*>& answers);
-  void append(ScheduledSequence& sequence, Answer& answer, const Draw& draw);
+  void show_logits(const at::Tensor& logits, const std::vector<Answer*>& answers) const;
+  bool append(ScheduledSequence& sequence, Answer& answer, const Draw& draw);
   void show(Answer& answer, std::string_view text);
   void finish(ScheduledSequence& sequence, Answer& answer, data::FinishReason reason);
 
@@ -89,6 +108,16 @@ GenerationEngine::GenerationEngine(CausalLM& model, std::shared_ptr<const data::
   core::check(options_.max_step_tokens > 0, "step tokens: must be at least 1, is {}", options_.max_step_tokens);
   core::check(options_.block_size > 0, "block size: must be at least 1, is {}", options_.block_size);
   core::check(options_.cache_tokens >= 0, "cache tokens: must not be negative, is {}", options_.cache_tokens);
+  const int64_t drafts = options_.draft_tokens.value_or(model_.drafter() != nullptr ? 1 : 0);
+  if (drafts < 0 || drafts > kMaxDrafts) {
+    core::fail_usage("draft tokens: must be between 0 and {}, is {}", kMaxDrafts, drafts);
+  }
+  if (drafts > 0) {
+    drafter_ = model_.drafter();
+    if (drafter_ == nullptr)
+      core::fail_usage("draft tokens: the model has no multi-token-prediction module to draft with");
+  }
+  statistics_.drafts.resize(static_cast<size_t>(drafts));
   cache_ = model_.make_cache(cache_blocks(model_, options_), options_.block_size);
 }
 
@@ -163,46 +192,181 @@ void GenerationEngine::Run::add(GenerationRequest&& request) {
   scheduler_.add(length, ids);
 }
 
+// The tokens to be computed, or with `shift` 1 those that follow them.
+StepBatch GenerationEngine::Run::assemble(const StepPlan& plan, size_t shift) const {
+  return assemble_step(plan, engine_.cache_->block_size(), [&](const ScheduledSequence& sequence) {
+    return std::span<const int32_t>(answers_.at(sequence.id).tokens).subspan(shift);
+  });
+}
+
 void GenerationEngine::Run::step() {
   const StepPlan plan = scheduler_.plan();
   for (const BlockCopy& copy : plan.copies) engine_.cache_->copy_block(copy.from, copy.to);
-  const StepBatch batch = assemble_step(plan, engine_.cache_->block_size(), [&](const ScheduledSequence& sequence) {
-    return std::span<const int32_t>(answers_.at(sequence.id).tokens);
-  });
-  at::Tensor hidden = engine_.model_.forward(batch.tokens, *engine_.cache_, batch.slots);
+  append_drafts(plan);
+  const StepBatch batch = assemble(plan, 0);
+  const at::Tensor hidden = engine_.model_.forward(batch.tokens, *engine_.cache_, batch.slots);
   scheduler_.commit(plan);
-
-  std::vector<ScheduledSequence*> sequences;
-  std::vector<Answer*> answers;
+  const std::vector<Drawing> drawings = take_drafts_back(plan);
   EngineStatistics& statistics = engine_.statistics_;
   ++statistics.steps;
   for (const StepItem& item : plan.items) {
-    Answer& answer = answers_.at(item.sequence->id);
-    statistics.prompt_tokens +=
-        std::clamp<int64_t>(static_cast<int64_t>(answer.request->prompt.size()) - item.begin, 0, item.count);
-    if (!item.reaches_end()) continue;
-    sequences.push_back(item.sequence);
-    answers.push_back(&answer);
+    const auto prompt = static_cast<int64_t>(answers_.at(item.sequence->id).request->prompt.size());
+    statistics.prompt_tokens += std::clamp<int64_t>(prompt - item.begin, 0, item.count);
   }
-  if (answers.empty()) return;
-  if (batch.last_rows.size(0) != hidden.size(0)) hidden = hidden.index_select(0, batch.last_rows);
-  const at::Tensor logits = engine_.model_.logits(hidden).contiguous();
-  const std::vector<Draw> draws = draw(logits, answers);
-  for (size_t i = 0; i < answers.size(); ++i) append(*sequences[i], *answers[i], draws[i]);
+  std::vector<bool> alive(plan.items.size(), true);
+  if (!drawings.empty()) {
+    const bool all = batch.last_rows.size(0) == hidden.size(0);
+    const at::Tensor drawing = all ? hidden : hidden.index_select(0, batch.last_rows);
+    alive = draw_and_check(drawings, engine_.model_.logits(drawing).contiguous(), plan.items.size());
+  }
+  if (engine_.drafter_ != nullptr) guess(plan, alive, hidden);
 }
 
+// Puts the drafts that a step checks behind their sequences' tokens. The first was guessed when the last token was
+// drawn; for more the drafter goes on from its own guesses.
+void GenerationEngine::Run::append_drafts(const StepPlan& plan) {
+  for (int64_t depth = 0;; ++depth) {
+    StepPlan ahead;
+    std::vector<Answer*> answers;
+    for (const StepItem& item : plan.items) {
+      if (item.drafts() <= depth) continue;
+      Answer& answer = answers_.at(item.sequence->id);
+      answer.tokens.push_back(answer.guess);
+      if (item.drafts() == depth + 1) continue;
+      answers.push_back(&answer);
+      ahead.items.push_back({.sequence = item.sequence, .begin = item.sequence->length - 1 + depth, .count = 1});
+    }
+    if (answers.empty()) return;
+    std::vector<at::Tensor> before;
+    for (const Answer* answer : answers) before.push_back(answer->guess_hidden);
+    const StepBatch batch = assemble(ahead, 1);
+    const at::Tensor hidden =
+        engine_.drafter_->draft_forward(batch.tokens, at::cat(before), *engine_.cache_, batch.slots);
+    const std::vector<Draw> draws = draw(engine_.drafter_->draft_logits(hidden).contiguous(), answers);
+    for (size_t i = 0; i < answers.size(); ++i) {
+      answers[i]->guess = draws[i].token;
+      answers[i]->guess_hidden = hidden.narrow(0, static_cast<int64_t>(i), 1);
+    }
+  }
+}
+
+std::vector<GenerationEngine::Run::Drawing> GenerationEngine::Run::take_drafts_back(const StepPlan& plan) {
+  std::vector<Drawing> drawings;
+  int64_t row = 0;
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    const StepItem& item = plan.items[i];
+    if (!item.reaches_end()) continue;
+    Answer& answer = answers_.at(item.sequence->id);
+    const auto drafts = answer.tokens.end() - item.drafts();
+    drawings.push_back({.item = i,
+                        .sequence = item.sequence,
+                        .answer = &answer,
+                        .drafts = {drafts, answer.tokens.end()},
+                        .first_row = row});
+    row += 1 + item.drafts();
+    answer.tokens.erase(drafts, answer.tokens.end());
+  }
+  return drawings;
+}
+
+// Draws the token behind the last one of each sequence, then those behind drafts that turned out right, and so on.
+// Returns for each item of the plan whether its sequence goes on.
+std::vector<bool> GenerationEngine::Run::draw_and_check(const std::vector<Drawing>& drawings, const at::Tensor& logits,
+                                                        size_t items) {
+  std::vector<bool> alive(items, true);
+  std::vector<DraftCount>& counts = engine_.statistics_.drafts;
+  std::vector<const Drawing*> going_on;
+  for (const Drawing& drawing : drawings) {
+    going_on.push_back(&drawing);
+    for (size_t depth = 0; depth < drawing.drafts.size(); ++depth) ++counts[depth].checked;
+  }
+  for (size_t depth = 0; !going_on.empty(); ++depth) {
+    std::vector<int64_t> rows;
+    std::vector<Answer*> answers;
+    for (const Drawing* drawing : going_on) {
+      rows.push_back(drawing->first_row + static_cast<int64_t>(depth));
+      answers.push_back(drawing->answer);
+    }
+    const bool all = static_cast<int64_t>(rows.size()) == logits.size(0);
+    const at::Tensor chosen = all ? logits : logits.index_select(0, at::tensor(rows, at::kLong));
+    show_logits(chosen, answers);
+    const std::vector<Draw> draws = draw(chosen, answers);
+    std::vector<const Drawing*> right;
+    for (size_t i = 0; i < going_on.size(); ++i) {
+      const Drawing& drawing = *going_on[i];
+      const bool agreed = depth < drawing.drafts.size() && draws[i].token == drawing.drafts[depth];
+      if (agreed) ++counts[depth].accepted;
+      if (append(*drawing.sequence, *drawing.answer, draws[i])) {
+        alive[drawing.item] = false;
+      } else if (agreed) {
+        right.push_back(&drawing);
+      }
+    }
+    going_on = std::move(right);
+  }
+  for (const Drawing& drawing : drawings) {
+    if (alive[drawing.item]) scheduler_.forget_drafts(*drawing.sequence);
+  }
+  return alive;
+}
+
+// Lets the drafter read what the model has just read and, where a sequence's next token is due, guess it.
+void GenerationEngine::Run::guess(const StepPlan& plan, const std::vector<bool>& alive, at::Tensor hidden) {
+  StepPlan known;
+  std::vector<int64_t> rows;  // of `hidden` that stand, each with a token that follows it
+  std::vector<ScheduledSequence*> due;
+  std::vector<Answer*> answers;
+  std::vector<int64_t> last_rows;  // of these, among `rows`
+  int64_t first = 0;
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    const StepItem& item = plan.items[i];
+    if (alive[i]) {
+      ScheduledSequence& sequence = *item.sequence;
+      const int64_t count = std::min(item.count, sequence.length - 1 - item.begin);
+      for (int64_t row = first; row < first + count; ++row) rows.push_back(row);
+      known.items.push_back({.sequence = &sequence, .begin = item.begin, .count = count});
+      Answer& answer = answers_.at(sequence.id);
+      const auto drafts = static_cast<int64_t>(engine_.statistics_.drafts.size());
+      // A pass that accepts all its drafts draws one token more.
+      sequence.drafts = item.begin + count < sequence.length - 1
+                            ? 0
+                            : std::clamp<int64_t>(answer.max_length - sequence.length - 1, 0, drafts);
+      if (sequence.drafts > 0) {
+        due.push_back(&sequence);
+        answers.push_back(&answer);
+        last_rows.push_back(static_cast<int64_t>(rows.size()) - 1);
+      }
+    }
+    first += item.count;
+  }
+  if (rows.empty()) return;
+  if (static_cast<int64_t>(rows.size()) != hidden.size(0)) hidden = hidden.index_select(0, at::tensor(rows, at::kLong));
+  const StepBatch batch = assemble(known, 1);
+  hidden = engine_.drafter_->draft_forward(batch.tokens, hidden, *engine_.cache_, batch.slots);
+  if (answers.empty()) return;
+  hidden = hidden.index_select(0, at::tensor(last_rows, at::kLong));
+  const std::vector<Draw> draws = draw(engine_.drafter_->draft_logits(hidden).contiguous(), answers);
+  for (size_t i = 0; i < answers.size(); ++i) {
+    answers[i]->guess = draws[i].token;
+    answers[i]->guess_hidden = hidden.narrow(0, static_cast<int64_t>(i), 1);
+  }
+}
+
+void GenerationEngine::Run::show_logits(const at::Tensor& logits, const std::vector<Answer*>& answers) const {
+  if (!hooks_.on_logits) return;
+  std::vector<LogitsRow> owners;
+  for (const Answer* answer : answers) {
+    owners.push_back({.id = answer->request->id, .sample = answer->sample, .index = answer->drawn()});
+  }
+  hooks_.on_logits(logits, owners);
+}
+
+// A token behind those of each answer, from its row of the logits.
 std::vector<Draw> GenerationEngine::Run::draw(const at::Tensor& logits, const std::vector<Answer*>& answers) {
   const auto rows = static_cast<int64_t>(answers.size());
   const int64_t vocab = engine_.model_.shape().vocab_size;
   TORCH_CHECK(logits.scalar_type() == at::kFloat && logits.sizes() == at::IntArrayRef({rows, vocab}),
               "the model's logits are ", logits.scalar_type(), logits.sizes(), " for ", rows, " rows of ", vocab);
-  if (hooks_.on_logits) {
-    std::vector<LogitsRow> owners;
-    for (const Answer* answer : answers) {
-      owners.push_back({.id = answer->request->id, .sample = answer->sample, .index = answer->drawn()});
-    }
-    hooks_.on_logits(logits, owners);
-  }
   std::vector<Draw> draws(answers.size());
   const auto* values = logits.const_data_ptr<float>();
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
@@ -220,22 +384,24 @@ std::vector<Draw> GenerationEngine::Run::draw(const at::Tensor& logits, const st
   return draws;
 }
 
-void GenerationEngine::Run::append(ScheduledSequence& sequence, Answer& answer, const Draw& draw) {
+// True if the answer is complete with this token; it is gone then.
+bool GenerationEngine::Run::append(ScheduledSequence& sequence, Answer& answer, const Draw& draw) {
   answer.tokens.push_back(draw.token);
   answer.log_probability += draw.log_probability;
   scheduler_.grow(sequence);
   ++engine_.statistics_.generated_tokens;
   if (std::ranges::count(answer.request->options.stop_tokens, draw.token) > 0) {
-    return finish(sequence, answer, data::FinishReason::kStop);
+    finish(sequence, answer, data::FinishReason::kStop);
+    return true;
   }
   // Models may have more rows of logits than their tokenizer has tokens; those ids stand for no text.
   if (answer.decoder && draw.token < engine_.tokenizer_->vocab_size()) {
     show(answer, answer.stop_strings.push(answer.decoder->push(draw.token)));
   }
-  if (answer.stop_strings.matched()) return finish(sequence, answer, data::FinishReason::kStop);
-  if (static_cast<int64_t>(answer.tokens.size()) == answer.max_length) {
-    finish(sequence, answer, data::FinishReason::kLength);
-  }
+  const bool matched = answer.stop_strings.matched();
+  if (!matched && static_cast<int64_t>(answer.tokens.size()) < answer.max_length) return false;
+  finish(sequence, answer, matched ? data::FinishReason::kStop : data::FinishReason::kLength);
+  return true;
 }
 
 void GenerationEngine::Run::show(Answer& answer, std::string_view text) {

@@ -26,6 +26,9 @@ struct EngineOptions {
   int64_t block_size = 32;        // tokens of a cache block
   // Of the cache. 0: enough for `max_sequences` whole contexts, but at most 2 GiB (memory not used is not touched).
   int64_t cache_tokens = 0;
+  // Tokens that the model's drafter guesses ahead of each next one, to be checked in the same pass. Empty: 1 if it has
+  // a drafter. Answers stay the same.
+  std::optional<int64_t> draft_tokens{};
 };
 
 // The row of a step's logits that decides token `index` of an answer.
@@ -44,18 +47,31 @@ struct EngineHooks {
   std::function<bool()> interrupted = core::interrupt_requested;
 };
 
-struct EngineStatistics {
-  int64_t steps = 0;
-  int64_t prompt_tokens = 0;     // computed; those a shared prefix saved don't count
-  int64_t generated_tokens = 0;  // drawn
-  int64_t preemptions = 0;       // sequences that gave their blocks back and were computed anew
+// Of the drafts at one distance from the last certain token. A draft behind a wrong one counts as wrong.
+struct DraftCount {
+  int64_t checked = 0;
+  int64_t accepted = 0;
+  double acceptance() const { return checked > 0 ? static_cast<double>(accepted) / static_cast<double>(checked) : 0; }
 };
 
+struct EngineStatistics {
+  int64_t steps = 0;
+  int64_t prompt_tokens = 0;         // computed; those a shared prefix saved don't count
+  int64_t generated_tokens = 0;      // drawn
+  int64_t preemptions = 0;           // sequences that gave their blocks back and were computed anew
+  std::vector<DraftCount> drafts{};  // [draft_tokens]
+};
+
+// With a drafter this is speculative decoding: a draft is drawn with the very random number that the model's own token
+// is drawn with, and kept if both are the same token, so that the answer is token for token that of plain decoding, at
+// any temperature.
+//
 // An answer depends on the model, the prompt, the sample's number and the request's options alone, not on what else is
 // being generated (given a model whose rows don't depend on each other, as those of this project are). Not thread-safe.
 class GenerationEngine {
  public:
-  // The model outlives the engine. `tokenizer` may be null if no request has stop strings and no text is wanted.
+  // The model outlives the engine. Throws UsageError if drafts are asked of a model without a drafter. `tokenizer` may
+  // be null if no request has stop strings and no text is wanted.
   GenerationEngine(CausalLM& model, std::shared_ptr<const data::Tokenizer> tokenizer, EngineOptions options = {});
   ~GenerationEngine();
 
@@ -83,6 +99,7 @@ class GenerationEngine {
   CausalLM& model_;
   std::shared_ptr<const data::Tokenizer> tokenizer_;
   EngineOptions options_;
+  Drafter* drafter_ = nullptr;  // of the model; null if there are to be no drafts
   std::unique_ptr<KvCache> cache_;
   std::vector<Sampler> samplers_;  // one per thread
   EngineStatistics statistics_;

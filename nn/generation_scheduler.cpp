@@ -49,8 +49,10 @@ void GenerationScheduler::add(int64_t prompt_length, std::span<const uint64_t> i
 
 StepPlan GenerationScheduler::plan() {
   StepPlan plan;
-  const auto wants_one = [](const auto& sequence) { return sequence->length - sequence->cached == 1; };
-  const auto singles = std::ranges::count_if(running_, wants_one);
+  int64_t singles = 0;
+  for (const auto& sequence : running_) {
+    if (sequence->length - sequence->cached == 1) singles += 1 + sequence->drafts;
+  }
   int64_t prefill_budget = std::max<int64_t>(1, limits_.max_step_tokens - singles);
   // Preemption shortens the list from its end, so whoever is planned stays.
   for (size_t i = 0; i < running_.size(); ++i) schedule(i, prefill_budget, plan);
@@ -62,9 +64,16 @@ StepPlan GenerationScheduler::plan() {
 void GenerationScheduler::schedule(size_t index, int64_t& prefill_budget, StepPlan& plan) {
   ScheduledSequence& sequence = *running_[index];
   const int64_t missing = sequence.length - sequence.cached;
-  const int64_t count = reserve(index, missing == 1 ? 1 : std::min(missing, prefill_budget), plan);
+  const int64_t count =
+      reserve(index, missing == 1 ? wanted_with_drafts(sequence) : std::min(missing, prefill_budget), plan);
   if (missing > 1) prefill_budget -= count;
   if (count > 0) plan.items.push_back({.sequence = &sequence, .begin = sequence.cached, .count = count});
+}
+
+// Where blocks are scarce, what others need goes before guesses.
+int64_t GenerationScheduler::wanted_with_drafts(const ScheduledSequence& sequence) const {
+  const int64_t more = blocks_for(sequence.length + sequence.drafts) - static_cast<int64_t>(sequence.blocks.size());
+  return allocator_.num_free() >= more + running() ? 1 + sequence.drafts : 1;
 }
 
 // Whether the block that the next token goes to also belongs to someone else.
@@ -135,6 +144,7 @@ void GenerationScheduler::preempt_youngest() {
   running_.pop_back();
   release_blocks(*sequence);
   sequence->cached = 0;
+  sequence->drafts = 0;
   if (SharedPrefix* prefix = sequence->prefix.get()) {
     ++prefix->waiting;
     if (prefix->leader == sequence.get()) prefix->leader = nullptr;
@@ -171,6 +181,14 @@ void GenerationScheduler::commit(const StepPlan& plan) {
     prefix->blocks.assign(sequence.blocks.begin(), sequence.blocks.begin() + blocks_for(prefix->tokens));
     for (const int32_t block : prefix->blocks) allocator_.share(block);
     held_prefixes_.push_back(prefix);
+  }
+}
+
+void GenerationScheduler::forget_drafts(ScheduledSequence& sequence) {
+  sequence.cached = std::min(sequence.cached, sequence.length - 1);
+  while (static_cast<int64_t>(sequence.blocks.size()) > blocks_for(sequence.cached)) {
+    allocator_.release(sequence.blocks.back());
+    sequence.blocks.pop_back();
   }
 }
 

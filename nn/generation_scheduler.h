@@ -3,6 +3,7 @@
 // tokens and blocks; what the tokens are is the engine's business.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -16,8 +17,9 @@ namespace distill::nn {
 struct SchedulerLimits {
   int64_t blocks = 0;  // of the cache
   int64_t block_size = 0;
-  int64_t max_sequences = 16;     // computed side by side
-  int64_t max_step_tokens = 512;  // of a step; each sequence that waits only for its next token gets it regardless
+  int64_t max_sequences = 16;  // computed side by side
+  // Of a step; each sequence that waits only for its next token gets it regardless, and its drafts checked.
+  int64_t max_step_tokens = 512;
 };
 
 // What the samples of one prompt share: the blocks of all its tokens but the last, once one of them has computed those.
@@ -27,6 +29,7 @@ struct ScheduledSequence {
   uint64_t id = 0;     // the engine's
   int64_t length = 0;  // tokens so far
   int64_t cached = 0;  // of these, from the first: their entries are in the cache
+  int64_t drafts = 0;  // tokens guessed beyond these, to be checked when the next token is due
   std::vector<int32_t> blocks;
   std::shared_ptr<SharedPrefix> prefix;  // null if the prompt has a single sample
 };
@@ -37,7 +40,9 @@ struct StepItem {
   int64_t begin = 0;
   int64_t count = 0;
   // Whether the sequence's next token can be drawn after this step.
-  bool reaches_end() const { return begin + count == sequence->length; }
+  bool reaches_end() const { return begin + count >= sequence->length; }
+  // Guesses among the tokens.
+  int64_t drafts() const { return std::max<int64_t>(0, begin + count - sequence->length); }
 };
 
 struct BlockCopy {
@@ -73,6 +78,8 @@ class GenerationScheduler {
 
   // After a commit, of sequences in the plan: one more token was drawn, or the sequence is complete (which deletes it).
   void grow(ScheduledSequence& sequence) { ++sequence.length; }
+  // After that, of sequences with drafts: entries of those that turned out wrong are forgotten.
+  void forget_drafts(ScheduledSequence& sequence);
   void finish(ScheduledSequence& sequence);
 
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
@@ -85,6 +92,7 @@ class GenerationScheduler {
   int64_t tokens_that_fit(const ScheduledSequence& sequence) const;
   int64_t reserve(size_t index, int64_t wanted, StepPlan& plan);
   void schedule(size_t index, int64_t& prefill_budget, StepPlan& plan);
+  int64_t wanted_with_drafts(const ScheduledSequence& sequence) const;
   bool admit();
   void preempt_youngest();
   bool drop_a_prefix();

@@ -42,7 +42,9 @@ StepBatch assemble_step(const StepPlan& plan, int64_t block_size,
       position[row] = p;
       slot[row] = sequence.blocks[static_cast<size_t>(p / block_size)] * block_size + p % block_size;
     }
-    if (item.reaches_end()) last_rows.push_back(row - 1);
+    if (item.reaches_end()) {
+      for (int64_t last = row - std::min(item.count, 1 + item.drafts()); last < row; ++last) last_rows.push_back(last);
+    }
     *offset++ = static_cast<int32_t>(row);
     *context++ = static_cast<int32_t>(item.begin + item.count);
     std::ranges::copy(sequence.blocks, table);

@@ -14,11 +14,12 @@ namespace distill::nn {
 struct StepBatch {
   PackedBatch tokens;
   CacheSlots slots;
-  at::Tensor last_rows;  // [drawing] int64: rows of the hidden states that the next tokens are drawn from, for the
-                         // items that reach the end of their sequence, in order
+  // [drawing] int64: rows of the hidden states that next tokens are drawn from, in the order of the items that reach
+  // the end of their sequence: of its last token and of each draft behind it.
+  at::Tensor last_rows;
 };
 
-// `tokens_of` gives the tokens of a sequence, `length` of them.
+// `tokens_of` gives the tokens of a sequence, `length` of them, and its drafts behind them.
 StepBatch assemble_step(const StepPlan& plan, int64_t block_size,
                         const std::function<std::span<const int32_t>(const ScheduledSequence&)>& tokens_of);
 

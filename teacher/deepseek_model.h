@@ -14,6 +14,7 @@
 #include "data/model_files.h"
 #include "data/weight_source.h"
 #include "nn/causal_lm.h"
+#include "nn/drafter.h"
 #include "nn/model_options.h"
 #include "teacher/deepseek_config.h"
 #include "teacher/deepseek_weights.h"
@@ -23,7 +24,7 @@
 namespace distill::teacher {
 
 // E hidden size, T tokens.
-class DeepseekModel final : public nn::CausalLM {
+class DeepseekModel final : public nn::CausalLM, public nn::Drafter {
  public:
   // Throws Error naming the tensor if the weights do not fill the model exactly (see DeepseekWeights), or if
   // `options.trainable`: these models only run.
@@ -48,6 +49,14 @@ class DeepseekModel final : public nn::CausalLM {
   at::Tensor mtp_forward(int64_t depth, const nn::PackedBatch& batch, const at::Tensor& hidden, nn::KvCache* cache,
                          const nn::CacheSlots* slots);
   at::Tensor mtp_logits(int64_t depth, const at::Tensor& hidden);
+
+  // Drafts with the first module, applied again to its own output where more than one token is wanted.
+  nn::Drafter* drafter() override { return mtp_.empty() ? nullptr : this; }
+  at::Tensor draft_forward(const nn::PackedBatch& batch, const at::Tensor& hidden, nn::KvCache& cache,
+                           const nn::CacheSlots& slots) override {
+    return mtp_forward(0, batch, hidden, &cache, &slots);
+  }
+  at::Tensor draft_logits(const at::Tensor& hidden) override { return mtp_logits(0, hidden); }
 
   // The experts chosen in each layer for the tokens of `batch`, each sequence alone: [layers with experts] of
   // [T, experts per token]. For tests and statistics.

@@ -14,7 +14,7 @@
 namespace distill::nn {
 
 // Remembers token ids.
-class ContextCache final : public KvCache {
+class ContextCache : public KvCache {
  public:
   ContextCache(int64_t blocks, int64_t block_size) : block_size_(block_size), ids_(blocks * block_size, -1) {}
   int64_t num_blocks() const override { return static_cast<int64_t>(ids_.size()) / block_size_; }
@@ -100,7 +100,7 @@ class ContextModel : public CausalLM {
   int64_t nan_after = -1;      // rows of logits until one is damaged; never if negative
   int64_t logit_rows = 0;
 
- private:
+ protected:
   static uint64_t hash(const std::vector<int64_t>& context) {
     std::string bytes;
     for (const int64_t id : context) bytes.append(reinterpret_cast<const char*>(&id), sizeof id);
@@ -124,6 +124,7 @@ class ContextModel : public CausalLM {
     return hidden;
   }
 
+ private:
   ModelShape shape_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "tests/nn/context_model.h"
+#include "tests/nn/drafting_model.h"
 #include "tests/nn/letter_tokenizer.h"
 
 namespace distill::nn {
@@ -329,6 +330,97 @@ TEST(GenerationEngine, NamesThePromptWhoseLogitsAreNotNumbers) {
   model.nan_after = 3;
   EXPECT_THAT([&] { generate(model, {request("damaged", 4)}); },
               ThrowsMessage<core::Error>(AllOf(HasSubstr("\"damaged\""), HasSubstr("not numbers"))));
+}
+
+TEST(GenerationEngine, AnswersTheSameWithDraftsWhateverTheyGuess) {
+  DraftingModel model;
+  const auto requests = mixed_requests();
+  for (const bool errs : {false, true}) {
+    model.errs = errs;
+    for (const int64_t drafts : {1, 2, 5}) {
+      for (const int64_t batch : {1, 3, 16}) {
+        for (const int64_t step_tokens : {3, 512}) {
+          for (const int64_t block_size : {1, 4, 16}) {
+            EngineStatistics statistics;
+            const EngineOptions options{.max_sequences = batch,
+                                        .max_step_tokens = step_tokens,
+                                        .block_size = block_size,
+                                        .draft_tokens = drafts};
+            expect_all_as_alone(model, requests, generate(model, requests, options, {}, &statistics));
+            ASSERT_EQ(statistics.drafts.size(), static_cast<size_t>(drafts));
+            for (const DraftCount& count : statistics.drafts) {
+              EXPECT_GT(count.checked, 0);
+              // Behind its own guesses the drafter would be right, but an answer may end first.
+              EXPECT_GE(count.acceptance(), errs ? 0.0 : drafts == 1 ? 1.0 : 0.8);
+            }
+            EXPECT_NEAR(statistics.drafts[0].acceptance(), errs ? 2.0 / 3 : 1.0, 0.15);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GenerationEngine, AnswersTheSameWithDraftsWhenBlocksRunOut) {
+  DraftingModel model;
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 8; ++i) {
+    requests.push_back(request(fmt::format("p{}", i), 20, {.max_new_tokens = 50}, {0, 1}));
+  }
+  for (const int64_t drafts : {1, 4}) {
+    EngineStatistics statistics;
+    const EngineOptions options{.max_sequences = 8, .block_size = 4, .cache_tokens = 160, .draft_tokens = drafts};
+    expect_all_as_alone(model, requests, generate(model, requests, options, {}, &statistics));
+    EXPECT_GT(statistics.preemptions, 0);
+    EXPECT_GT(statistics.drafts[0].accepted, 50);
+  }
+}
+
+TEST(GenerationEngine, TakesFewerStepsWithDrafts) {
+  DraftingModel model;
+  const std::vector<GenerationRequest> requests{request("p", 9, {.max_new_tokens = 61})};
+  EngineStatistics plain, drafted;
+  generate(model, requests, {.draft_tokens = 0}, {}, &plain);
+  generate(model, requests, {.draft_tokens = 3}, {}, &drafted);
+  EXPECT_EQ(plain.steps, 61);
+  EXPECT_EQ(drafted.steps, 1 + 60 / 4);
+  EXPECT_TRUE(plain.drafts.empty());
+}
+
+TEST(GenerationEngine, ShowsTheLogitsOfEachPositionOnceWithDrafts) {
+  DraftingModel model;
+  model.errs = true;
+  const auto requests = mixed_requests();
+  std::map<Key, std::vector<at::Tensor>> seen;
+  EngineHooks hooks{.on_logits = [&](const at::Tensor& logits, std::span<const LogitsRow> rows) {
+    ASSERT_EQ(logits.size(0), static_cast<int64_t>(rows.size()));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      auto& rows_of_answer = seen[{std::string(rows[i].id), rows[i].sample}];
+      ASSERT_EQ(rows[i].index, static_cast<int64_t>(rows_of_answer.size()));
+      rows_of_answer.push_back(logits[static_cast<int64_t>(i)].clone());
+    }
+  }};
+  const auto answers = generate(model, requests, {.max_sequences = 5, .draft_tokens = 2}, hooks);
+  for (const auto& [key, completion] : answers) {
+    ASSERT_EQ(seen[key].size(), completion.tokens.size());
+    std::vector<int32_t> context = completion.prompt;
+    for (size_t i = 0; i < completion.tokens.size(); ++i) {
+      const at::Tensor hidden = model.forward(PackedBatch::from_sequences({context}));
+      EXPECT_TRUE(seen[key][i].equal(model.logits(hidden.narrow(0, hidden.size(0) - 1, 1))[0]));
+      context.push_back(completion.tokens[i]);
+    }
+  }
+}
+
+TEST(GenerationEngine, DraftsOneTokenByItselfAndOnlyWithADrafter) {
+  DraftingModel drafting;
+  EXPECT_EQ(GenerationEngine(drafting, nullptr).statistics().drafts.size(), 1u);
+  ContextModel plain;
+  EXPECT_EQ(GenerationEngine(plain, nullptr).statistics().drafts.size(), 0u);
+  EXPECT_THAT([&] { GenerationEngine(plain, nullptr, {.draft_tokens = 1}); },
+              ThrowsMessage<core::UsageError>(HasSubstr("no multi-token-prediction module")));
+  EXPECT_THAT([&] { GenerationEngine(drafting, nullptr, {.draft_tokens = 65}); },
+              ThrowsMessage<core::UsageError>(HasSubstr("between 0 and 64")));
 }
 
 }  // namespace

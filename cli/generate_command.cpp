@@ -71,6 +71,9 @@ void print(const CaptureSummary& summary, const Options& options) {
                      : fmt::format("{}, and {} from earlier runs", summary.traces, summary.already_there));
   line("tokens", fmt::format("{} in {}, {:.0f} tokens/s", core::format_count(summary.completion_tokens),
                              core::format_duration(summary.seconds), summary.tokens_per_second()));
+  if (summary.reasoning_tokens > 0) {
+    line("reasoning", fmt::format("{} of these tokens", core::format_count(summary.reasoning_tokens)));
+  }
   line("finished",
        fmt::format("{} at a stop token, {} at the length limit", summary.finish_reasons[0], summary.finish_reasons[1]));
   line("verdicts", fmt::format("{} correct, {} incorrect, {} unchecked", summary.verdicts[1], summary.verdicts[2],
@@ -226,6 +229,10 @@ void add_generate_command(CLI::App& app) {
           "Tokens that the cache holds for all answers side by side; 0 is enough for whole contexts, at most 2 GiB")
       ->check(non_negative())
       ->capture_default_str();
+  command
+      ->add_option("--thinking-budget", options->sampling.thinking_budget,
+                   "End reasoning (<think> ... </think>) after so many tokens; no limit if left out")
+      ->check(CLI::NonNegativeNumber);
   command->add_option(
       "--draft-tokens", options->capture.draft_tokens,
       "Tokens guessed ahead and checked in one pass; 1 if the teacher has a prediction module (MTP), for "

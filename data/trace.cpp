@@ -24,20 +24,24 @@ std::string_view to_string(Verdict verdict) {
 }
 
 nlohmann::json TraceProvenance::to_json() const {
-  return {{"teacher", teacher},
-          {"fingerprints",
-           {{"weights", weights}, {"config", config}, {"tokenizer", tokenizer}, {"chat_template", chat_template}}},
-          {"vocab_size", vocab_size},
-          {"sampling",
-           {{"temperature", sampling.temperature},
-            {"top_p", sampling.top_p},
-            {"top_k", sampling.top_k},
-            {"min_p", sampling.min_p},
-            {"max_new_tokens", sampling.max_new_tokens},
-            {"seed", sampling.seed}}},
-          {"targets", {{"mode", targets.to_string()}, {"temperature", targets.temperature}}},
-          {"command", command},
-          {"version", version}};
+  nlohmann::json json{
+      {"teacher", teacher},
+      {"fingerprints",
+       {{"weights", weights}, {"config", config}, {"tokenizer", tokenizer}, {"chat_template", chat_template}}},
+      {"vocab_size", vocab_size},
+      {"sampling",
+       {{"temperature", sampling.temperature},
+        {"top_p", sampling.top_p},
+        {"top_k", sampling.top_k},
+        {"min_p", sampling.min_p},
+        {"max_new_tokens", sampling.max_new_tokens},
+        {"seed", sampling.seed}}},
+      {"targets", {{"mode", targets.to_string()}, {"temperature", targets.temperature}}},
+      {"command", command},
+      {"version", version}};
+  if (sampling.thinking_budget) json["sampling"]["thinking_budget"] = *sampling.thinking_budget;
+  if (reasoning) json["reasoning"] = {{"open", reasoning->open}, {"close", reasoning->close}};
+  return json;
 }
 
 TraceProvenance TraceProvenance::from_json(const nlohmann::json& json, const std::string& location) {
@@ -59,12 +63,23 @@ TraceProvenance TraceProvenance::from_json(const nlohmann::json& json, const std
   result.sampling.min_p = sampling.require<double>("min_p");
   result.sampling.max_new_tokens = sampling.require<int64_t>("max_new_tokens");
   result.sampling.seed = static_cast<uint64_t>(sampling.require<int64_t>("seed"));
+  result.sampling.thinking_budget = sampling.find<int64_t>("thinking_budget");
   sampling.finish();
   auto targets = reader.section("targets");
   result.targets = TargetSpec::parse(targets.require<std::string>("mode"));
   result.targets.temperature = targets.require<double>("temperature");
   if (!(result.targets.temperature > 0)) targets.reject("temperature", "must be above 0");
   targets.finish();
+  if (reader.contains("reasoning")) {
+    auto reasoning = reader.section("reasoning");
+    const auto token = [&](const char* key) {
+      const auto id = reasoning.require<int64_t>(key);
+      if (id < 0 || id >= result.vocab_size) reasoning.reject(key, "lies outside the vocabulary");
+      return static_cast<int32_t>(id);
+    };
+    result.reasoning = ReasoningTokens{.open = token("open"), .close = token("close")};
+    reasoning.finish();
+  }
   result.command = reader.require<std::string>("command");
   result.version = reader.require<std::string>("version");
   reader.finish();
@@ -80,13 +95,21 @@ std::string TraceProvenance::difference(const TraceProvenance& other) const {
   }
   mine = mine.flatten();
   theirs = theirs.flatten();
+  for (const auto& [key, value] : theirs.items()) {
+    if (!mine.contains(key)) mine[key] = nullptr;
+  }
   for (const auto& [key, value] : mine.items()) {
-    if (value == theirs[key]) continue;
+    if (value == theirs[key]) continue;  // null where only one has the key
     std::string name = key.substr(1);
     std::ranges::replace(name, '/', ' ');
     return fmt::format("{}: {} against {}", name, value.dump(), theirs[key].dump());
   }
   return {};
+}
+
+int32_t TraceProvenance::reasoning_length(const TraceDocument& document) const {
+  if (!reasoning) return 0;
+  return static_cast<int32_t>(data::reasoning_length(document.prompt(), document.completion(), *reasoning));
 }
 
 }  // namespace distill::data

@@ -4,11 +4,13 @@
 #include <compare>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "data/reasoning.h"
 #include "data/target_distribution.h"
 #include "data/target_spec.h"
 
@@ -62,6 +64,7 @@ struct TraceSampling {
   double min_p = 0.0;
   int64_t max_new_tokens = 256;
   uint64_t seed = 0;
+  std::optional<int64_t> thinking_budget{};  // tokens of reasoning after which "</think>" was set
   bool operator==(const TraceSampling&) const = default;
 };
 
@@ -75,6 +78,7 @@ struct TraceProvenance {
   int64_t vocab_size = 0;     // of the teacher's logits: every id is below it
   TraceSampling sampling;
   TargetSpec targets;
+  std::optional<ReasoningTokens> reasoning{};  // where the tokenizer has such tokens
   std::string command;
   std::string version;
 
@@ -83,6 +87,9 @@ struct TraceProvenance {
   static TraceProvenance from_json(const nlohmann::json& json, const std::string& location);
   // "tokenizer: 3f2a… against 99b1…" for the first difference that matters, or empty.
   std::string difference(const TraceProvenance& other) const;
+
+  // How many tokens of the document's completion, from the first, are reasoning rather than answer.
+  int32_t reasoning_length(const TraceDocument& document) const;
 };
 
 }  // namespace distill::data

@@ -23,8 +23,8 @@ class Capture {
           const CaptureOptions& options)
       : teacher_(teacher),
         provenance_(provenance),
-        generate_options_(generate_options(provenance.sampling, teacher.stop_tokens)),
-        collector_(prompts, provenance, options.directory, options.samples),
+        generate_options_(generate_options(provenance, teacher.stop_tokens)),
+        collector_(prompts, provenance, teacher.tokenizer, options.directory, options.samples),
         engine_(teacher.model, teacher.tokenizer,
                 {.max_sequences = options.batch,
                  .cache_tokens = options.cache_tokens,
@@ -101,6 +101,7 @@ data::TraceProvenance describe_teacher(const TextModel& teacher, const data::Cha
   provenance.weights = teacher.files.weights()->fingerprint();
   provenance.config = core::sha256_hex(teacher.files.config().dump());
   provenance.tokenizer = teacher.tokenizer->fingerprint();
+  provenance.reasoning = data::find_reasoning_tokens(*teacher.tokenizer);
   if (chat_template) provenance.chat_template = chat_template->fingerprint();
   provenance.vocab_size = teacher.model->shape().vocab_size;
   return provenance;

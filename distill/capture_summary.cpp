@@ -20,6 +20,7 @@ nlohmann::json CaptureSummary::to_json() const {
                         {"already_there", already_there},
                         {"prompt_tokens", prompt_tokens},
                         {"completion_tokens", completion_tokens},
+                        {"reasoning_tokens", reasoning_tokens},
                         {"seconds", seconds},
                         {"tokens_per_second", tokens_per_second()},
                         {"interrupted", interrupted},

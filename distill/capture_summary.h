@@ -23,6 +23,7 @@ struct CaptureSummary {
   uint64_t traces = 0;
   uint64_t prompt_tokens = 0;
   uint64_t completion_tokens = 0;
+  uint64_t reasoning_tokens = 0;             // of these
   std::array<uint64_t, 2> finish_reasons{};  // by data::FinishReason
   std::array<uint64_t, 3> verdicts{};        // by data::Verdict
   double seconds = 0;

@@ -65,6 +65,7 @@ data::TraceProvenance describe_teacher(const teacher::RemoteTeacher& teacher, te
   provenance.weights = core::sha256_hex("remote model " + teacher.model().name);
   provenance.config = core::sha256_hex(api == teacher::RemoteApi::kChat ? "remote chat API" : "remote completions API");
   provenance.tokenizer = text.tokenizer->fingerprint();
+  provenance.reasoning = data::find_reasoning_tokens(*text.tokenizer);
   if (text.chat_template) provenance.chat_template = text.chat_template->fingerprint();
   provenance.vocab_size = text.tokenizer->vocab_size();
   return provenance;
@@ -82,8 +83,11 @@ CaptureSummary capture_remote_traces(teacher::RemoteTeacher& teacher, teacher::R
                                      std::span<const data::Prompt> prompts, const data::TraceProvenance& provenance,
                                      const std::filesystem::path& directory, int64_t samples) {
   remote_alternatives(provenance.targets);
-  TraceCollector collector(prompts, provenance, directory, samples);
-  RequestQueue queue(collector, api, text, generate_options(provenance.sampling, text.stop_tokens));
+  if (provenance.sampling.thinking_budget) {
+    core::fail_usage("thinking budget: a remote teacher thinks for as long as its server lets it");
+  }
+  TraceCollector collector(prompts, provenance, text.tokenizer, directory, samples);
+  RequestQueue queue(collector, api, text, generate_options(provenance, text.stop_tokens));
   using teacher::AnswerReader;
   using teacher::RemoteRequest;
   const auto outcome = teacher.run(

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "data/reasoning.h"
 #include "data/verifier.h"
 #include "nn/generation_engine.h"
 
@@ -40,6 +41,7 @@ TaskAccuracy measure_task(const TextModel& model, std::span<const data::Prompt> 
                                      .stop_tokens = model.stop_tokens,
                                      .stop_strings = {}};
   nn::GenerationEngine engine(*model.model, model.tokenizer, {.max_sequences = options.batch});
+  const auto reasoning = data::find_reasoning_tokens(*model.tokenizer);
   TaskAccuracy result{.prompts = prompts.size(), .verdicts = std::vector<bool>(prompts.size())};
   size_t next = 0;
   const auto source = [&]() -> std::optional<nn::GenerationRequest> {
@@ -55,7 +57,12 @@ TaskAccuracy measure_task(const TextModel& model, std::span<const data::Prompt> 
   const auto sink = [&](nn::Completion&& completion) {
     const size_t index = index_of.at(completion.id);
     const data::Prompt& prompt = prompts[index];
-    const bool correct = data::verify(prompt.verifier, *prompt.answer, completion.text) == data::Verdict::kCorrect;
+    std::string answer = completion.text;
+    if (reasoning) {
+      const auto thought = data::reasoning_length(completion.prompt, completion.tokens, *reasoning);
+      if (thought > 0) answer = model.tokenizer->decode(std::span(completion.tokens).subspan(thought), true);
+    }
+    const bool correct = data::verify(prompt.verifier, *prompt.answer, answer) == data::Verdict::kCorrect;
     result.verdicts[index] = correct;
     result.correct += correct ? 1 : 0;
     result.unfinished += completion.finish_reason == data::FinishReason::kLength ? 1 : 0;

@@ -17,7 +17,7 @@ void check_verifiers(std::span<const data::Prompt> prompts) {
   for (const auto& prompt : prompts) {
     if (prompt.verifier.empty()) continue;
     core::with_context(fmt::format("prompt \"{}\" (line {})", prompt.id, prompt.line),
-                       [&] { data::verify(prompt.verifier, *prompt.answer, ""); });
+                       [&] { data::check_verifier(prompt.verifier, *prompt.answer); });
   }
 }
 
@@ -30,7 +30,15 @@ std::span<const data::Prompt> checked(std::span<const data::Prompt> prompts, int
 
 }  // namespace
 
-nn::GenerateOptions generate_options(const data::TraceSampling& sampling, const std::vector<int32_t>& stop_tokens) {
+nn::GenerateOptions generate_options(const data::TraceProvenance& provenance, const std::vector<int32_t>& stop_tokens) {
+  const data::TraceSampling& sampling = provenance.sampling;
+  std::optional<nn::ThinkingBudget> thinking;
+  if (sampling.thinking_budget) {
+    if (!provenance.reasoning) {
+      core::fail_usage("thinking budget: the model's tokenizer has no tokens <think> and </think>");
+    }
+    thinking = nn::ThinkingBudget{.markers = *provenance.reasoning, .tokens = *sampling.thinking_budget};
+  }
   return {
       .sampling = {.temperature = sampling.temperature,
                    .top_k = sampling.top_k,
@@ -40,13 +48,16 @@ nn::GenerateOptions generate_options(const data::TraceSampling& sampling, const 
       .seed = sampling.seed,
       .stop_tokens = stop_tokens,
       .stop_strings = {},
+      .thinking = thinking,
   };
 }
 
 TraceCollector::TraceCollector(std::span<const data::Prompt> prompts, const data::TraceProvenance& provenance,
-                               const std::filesystem::path& directory, int64_t samples)
+                               std::shared_ptr<const data::Tokenizer> tokenizer, const std::filesystem::path& directory,
+                               int64_t samples)
     : prompts_(checked(prompts, samples)),
       provenance_(provenance),
+      tokenizer_(std::move(tokenizer)),
       directory_(directory),
       samples_(static_cast<uint32_t>(samples)),
       writer_(directory, provenance, {.name = "shard", .documents_per_sync = kTracesPerSync}) {
@@ -96,10 +107,13 @@ void TraceCollector::write(nn::Completion&& completion, data::SparseTargets&& ta
   data::TraceDocument& document = trace.document;
   document.prompt_length = static_cast<int32_t>(document.tokens.size());
   document.tokens.insert(document.tokens.end(), completion.tokens.begin(), completion.tokens.end());
+  const int32_t reasoning = provenance_.reasoning_length(document);
   if (!prompt.verifier.empty()) {
-    document.verdict = core::with_context(fmt::format("prompt \"{}\"", prompt.id), [&] {
-      return data::verify(prompt.verifier, *prompt.answer, completion.text);
-    });
+    const std::string answer =
+        reasoning == 0 ? std::move(completion.text)
+                       : tokenizer_->decode(document.completion().subspan(static_cast<size_t>(reasoning)), true);
+    document.verdict = core::with_context(fmt::format("prompt \"{}\"", prompt.id),
+                                          [&] { return data::verify(prompt.verifier, *prompt.answer, answer); });
   }
   writer_.append(trace);
   if (--asked.unfinished == 0) asked_.erase(prompt.id);
@@ -107,6 +121,7 @@ void TraceCollector::write(nn::Completion&& completion, data::SparseTargets&& ta
   ++summary_.traces;
   summary_.prompt_tokens += document.prompt().size();
   summary_.completion_tokens += document.completion().size();
+  summary_.reasoning_tokens += static_cast<uint64_t>(reasoning);
   ++summary_.finish_reasons.at(static_cast<size_t>(document.finish_reason));
   ++summary_.verdicts.at(static_cast<size_t>(document.verdict));
   progress_->advance();

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "core/progress.h"
 #include "data/prompts.h"
+#include "data/tokenizer.h"
 #include "data/trace.h"
 #include "data/trace_writer.h"
 #include "distill/capture_summary.h"
@@ -23,10 +25,11 @@ namespace distill {
 // Not thread-safe.
 class TraceCollector {
  public:
-  // Prompts and provenance outlive it. Throws Error if a verifier is unknown or cannot check its prompt's answer, and
-  // what data::TraceWriter throws; UsageError if `samples` makes no sense.
+  // Prompts and provenance outlive it; `tokenizer` reads the answers. Throws Error if a verifier is unknown or cannot
+  // check its prompt's answer, and what data::TraceWriter throws; UsageError if `samples` makes no sense.
   TraceCollector(std::span<const data::Prompt> prompts, const data::TraceProvenance& provenance,
-                 const std::filesystem::path& directory, int64_t samples);
+                 std::shared_ptr<const data::Tokenizer> tokenizer, const std::filesystem::path& directory,
+                 int64_t samples);
 
   struct Missing {
     const data::Prompt* prompt = nullptr;
@@ -38,7 +41,8 @@ class TraceCollector {
   // A prompt that next() gave and that cannot be answered is left out and reported; the first reason counts.
   void reject(const std::string& id, const std::string& reason);
 
-  // Writes the trace of an answer to a prompt that next() gave, verified where the prompt says how.
+  // Writes the trace of an answer to a prompt that next() gave. Where the prompt says how, what comes after reasoning
+  // is verified.
   void write(nn::Completion&& completion, data::SparseTargets&& targets);
 
   // Seals what is written.
@@ -50,6 +54,7 @@ class TraceCollector {
 
   std::span<const data::Prompt> prompts_;
   const data::TraceProvenance& provenance_;
+  std::shared_ptr<const data::Tokenizer> tokenizer_;
   std::filesystem::path directory_;
   uint32_t samples_;
   data::TraceWriter writer_;
@@ -65,7 +70,8 @@ class TraceCollector {
   Clock::time_point start_ = Clock::now();
 };
 
-// How completions are drawn, as the engine and remote servers are asked to.
-nn::GenerateOptions generate_options(const data::TraceSampling& sampling, const std::vector<int32_t>& stop_tokens);
+// How completions are drawn, as the engine and remote servers are asked to. Throws UsageError if reasoning has a budget
+// and the tokenizer no tokens for it.
+nn::GenerateOptions generate_options(const data::TraceProvenance& provenance, const std::vector<int32_t>& stop_tokens);
 
 }  // namespace distill

@@ -51,9 +51,18 @@ struct GenerationEngine::Answer {
   StopStrings stop_strings;
   std::string text;
   int32_t guess = 0;          // of the next token, where the sequence has drafts
+  bool thinks = false;        // in reasoning, where that has a budget
+  int64_t thought = 0;        // tokens of it
   at::Tensor guess_hidden{};  // [1, hidden] the drafter's, from which it goes on
 
   int64_t drawn() const { return static_cast<int64_t>(tokens.size() - request->prompt.size()); }
+  bool has_thought_enough() const { return thinks && thought >= request->options.thinking->tokens; }
+  void note_reasoning(int32_t token) {
+    if (!request->options.thinking) return;
+    const data::ReasoningTokens& markers = request->options.thinking->markers;
+    thinks = token == markers.open || (thinks && token != markers.close);
+    thought += thinks && token != markers.open ? 1 : 0;
+  }
 };
 
 // The state of one run.
@@ -131,6 +140,9 @@ void GenerationEngine::check(const GenerationRequest& request) const {
   if (options.max_new_tokens < 1) {
     core::fail_usage("max-new-tokens: must be at least 1, is {}", options.max_new_tokens);
   }
+  if (options.thinking && options.thinking->tokens < 0) {
+    core::fail_usage("thinking budget: must not be negative, is {}", options.thinking->tokens);
+  }
   if (!options.stop_strings.empty() && !tokenizer_) core::fail_usage("stop strings need a tokenizer");
   core::check(length > 0, "prompt \"{}\" has no tokens", request.id);
   core::check(!request.samples.empty(), "prompt \"{}\": no samples are asked for", request.id);
@@ -187,6 +199,9 @@ void GenerationEngine::Run::add(GenerationRequest&& request) {
                                      .stop_strings = StopStrings(shared->options.stop_strings),
                                      .text = {},
                                  });
+    if (const auto& thinking = shared->options.thinking) {
+      answers_.at(ids.back()).thinks = data::is_open(shared->prompt, thinking->markers);
+    }
     if (engine_.tokenizer_) answers_.at(ids.back()).decoder.emplace(engine_.tokenizer_);
   }
   scheduler_.add(length, ids);
@@ -290,9 +305,12 @@ std::vector<bool> GenerationEngine::Run::draw_and_check(const std::vector<Drawin
     const bool all = static_cast<int64_t>(rows.size()) == logits.size(0);
     const at::Tensor chosen = all ? logits : logits.index_select(0, at::tensor(rows, at::kLong));
     show_logits(chosen, answers);
-    const std::vector<Draw> draws = draw(chosen, answers);
+    std::vector<Draw> draws = draw(chosen, answers);
     std::vector<const Drawing*> right;
     for (size_t i = 0; i < going_on.size(); ++i) {
+      if (answers[i]->has_thought_enough()) {
+        draws[i] = {.token = answers[i]->request->options.thinking->markers.close, .log_probability = 0};
+      }
       const Drawing& drawing = *going_on[i];
       const bool agreed = depth < drawing.drafts.size() && draws[i].token == drawing.drafts[depth];
       if (agreed) ++counts[depth].accepted;
@@ -388,6 +406,7 @@ std::vector<Draw> GenerationEngine::Run::draw(const at::Tensor& logits, const st
 bool GenerationEngine::Run::append(ScheduledSequence& sequence, Answer& answer, const Draw& draw) {
   answer.tokens.push_back(draw.token);
   answer.log_probability += draw.log_probability;
+  answer.note_reasoning(draw.token);
   scheduler_.grow(sequence);
   ++engine_.statistics_.generated_tokens;
   if (std::ranges::count(answer.request->options.stop_tokens, draw.token) > 0) {

@@ -128,6 +128,34 @@ TEST_F(Capture, MakesTheSameTracesInAnyBatch) {
   expect_same(read("alone"), read("together"));
 }
 
+TEST_F(Capture, VerifiesWhatComesAfterReasoning) {
+  // "c" opens reasoning, "d" ends it.
+  provenance_.reasoning = data::ReasoningTokens{.open = 3, .close = 4};
+  provenance_.sampling.thinking_budget = 5;
+  for (auto& prompt : prompts_) {
+    *prompt.text += "c";
+    prompt.answer = "";
+    prompt.verifier = "exact";
+  }
+  const CaptureSummary summary = capture("traces", {.directory = {}, .samples = 4});
+  uint64_t reasoning = 0;
+  for (auto& [key, trace] : read("traces")) {
+    const int32_t length = provenance_.reasoning_length(trace.document);
+    reasoning += static_cast<uint64_t>(length);
+    EXPECT_GT(length, 0);
+    const auto answer =
+        nn::LetterTokenizer().decode(trace.document.completion().subspan(static_cast<size_t>(length)), true);
+    EXPECT_EQ(trace.document.verdict, answer.empty() ? data::Verdict::kCorrect : data::Verdict::kIncorrect) << answer;
+  }
+  EXPECT_EQ(summary.reasoning_tokens, reasoning);
+  EXPECT_EQ(data::TraceReader::open(folder_.path() / "traces").provenance().reasoning, provenance_.reasoning);
+  provenance_.sampling.thinking_budget.reset();
+  EXPECT_THAT([&] { capture("traces"); }, ThrowsMessage<core::Error>(HasSubstr("thinking_budget: 5 against null")));
+  provenance_.reasoning.reset();
+  provenance_.sampling.thinking_budget = 5;
+  EXPECT_THAT([&] { capture("others"); }, ThrowsMessage<core::UsageError>(HasSubstr("no tokens <think>")));
+}
+
 TEST_F(Capture, GoesOnWhereASignalStoppedIt) {
   core::install_interrupt_handlers();
   model_.forwards_left = 40;

@@ -332,6 +332,43 @@ TEST(GenerationEngine, NamesThePromptWhoseLogitsAreNotNumbers) {
               ThrowsMessage<core::Error>(AllOf(HasSubstr("\"damaged\""), HasSubstr("not numbers"))));
 }
 
+TEST(GenerationEngine, EndsReasoningThatExceedsItsBudget) {
+  DraftingModel model;
+  const data::ReasoningTokens markers{.open = 7, .close = 8};
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 40; ++i) {
+    requests.push_back(request(fmt::format("p{}", i), 6, {.max_new_tokens = 60}));
+    std::erase_if(requests.back().prompt, [](int32_t token) { return token == 7 || token == 8; });
+    if (i % 2 == 0) requests.back().prompt.push_back(7);
+  }
+  const Answers free = generate(model, requests, {.draft_tokens = 0});
+  for (auto& request : requests) request.options.thinking = ThinkingBudget{.markers = markers, .tokens = 10};
+  const Answers limited = generate(model, requests, {.max_sequences = 1, .draft_tokens = 0});
+  int cut = 0;
+  for (const auto& [key, completion] : limited) {
+    bool thinks = data::is_open(completion.prompt, markers);
+    int thought = 0;
+    for (const int32_t token : completion.tokens) {
+      if (thinks && thought == 10) {
+        ASSERT_EQ(token, 8) << key.first;
+        ++cut;
+      }
+      thought += thinks && token != 7 && token != 8 ? 1 : 0;
+      thinks = token == 7 || (thinks && token != 8);
+    }
+    const auto& before = free.at(key).tokens;
+    const auto [a, b] = std::ranges::mismatch(completion.tokens, before);
+    if (a != completion.tokens.end()) {
+      EXPECT_EQ(*a, 8) << "an answer is the same up to where its reasoning is ended";
+    }
+  }
+  EXPECT_GE(cut, 15);
+  EXPECT_EQ(generate(model, requests, {.draft_tokens = 3}).at({"p0", 0}).tokens, limited.at({"p0", 0}).tokens);
+  for (const auto& [key, completion] : generate(model, requests, {.draft_tokens = 2})) {
+    EXPECT_EQ(completion.tokens, limited.at(key).tokens);
+  }
+}
+
 TEST(GenerationEngine, AnswersTheSameWithDraftsWhateverTheyGuess) {
   DraftingModel model;
   const auto requests = mixed_requests();

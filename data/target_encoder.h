@@ -1,17 +1,27 @@
 // From a row of logits to what is stored of it.
 #pragma once
 
+#include <cstdint>
 #include <span>
 
+#include "core/philox.h"
 #include "data/target_distribution.h"
 #include "data/target_spec.h"
+#include "data/trace.h"
 
 namespace distill::data {
 
+// The random numbers of the target at `position` of the completion: independent of those that drew its tokens, and the
+// same whoever computes it.
+core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position);
+
 // Appends one position to `out`: the distribution softmax(logits / spec.temperature) over logits [vocab], reduced to
-// what `spec` keeps. topk: the K most probable ids in descending order (the lower id first where equal) and the mass of
-// the others; full: all ids in order. Logits of -infinity have no mass. Throws Error if a logit is NaN or +infinity or
-// none is finite.
+// what `spec` keeps. Ids of the exactly kept tokens come first, by descending probability (the lower id first where
+// equal), then those that were drawn, ascending. Logits of -infinity have no mass. Throws Error if a logit is NaN or
+// +infinity or none is finite.
+void encode_target(std::span<const float> logits, const TargetSpec& spec, core::Philox& draws, SparseTargets& out);
+
+// The same for modes that need no draws (topk, full). Throws Error for the others.
 void encode_target(std::span<const float> logits, const TargetSpec& spec, SparseTargets& out);
 
 }  // namespace distill::data

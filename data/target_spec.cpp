@@ -8,7 +8,10 @@ namespace distill::data {
 namespace {
 
 [[noreturn]] void reject(std::string_view text) {
-  core::fail_usage("targets '{}' are neither topk:K (K from 1 to 65535, such as topk:64) nor full", text);
+  core::fail_usage(
+      "targets '{}' are none of topk:K, sampled:N, hybrid:K+N, threshold:K (K and N from 1 to 65535, such as "
+      "threshold:16) or full",
+      text);
 }
 
 int32_t parse_count(std::string_view digits, std::string_view text) {
@@ -21,15 +24,34 @@ int32_t parse_count(std::string_view digits, std::string_view text) {
 }  // namespace
 
 TargetSpec TargetSpec::parse(std::string_view text) {
-  constexpr std::string_view kTopk = "topk:";
   if (text == "full") return {.mode = TargetMode::kFull, .exact = 0};
-  if (text.starts_with(kTopk))
-    return {.mode = TargetMode::kTopk, .exact = parse_count(text.substr(kTopk.size()), text)};
-  reject(text);
+  const size_t colon = text.find(':');
+  if (colon == std::string_view::npos) reject(text);
+  const std::string_view mode = text.substr(0, colon), counts = text.substr(colon + 1);
+  if (mode == "topk") return {.mode = TargetMode::kTopk, .exact = parse_count(counts, text)};
+  if (mode == "threshold") return {.mode = TargetMode::kThreshold, .exact = parse_count(counts, text)};
+  if (mode == "sampled") return {.mode = TargetMode::kSampled, .exact = 0, .draws = parse_count(counts, text)};
+  const size_t plus = counts.find('+');
+  if (mode != "hybrid" || plus == std::string_view::npos) reject(text);
+  return {.mode = TargetMode::kHybrid,
+          .exact = parse_count(counts.substr(0, plus), text),
+          .draws = parse_count(counts.substr(plus + 1), text)};
 }
 
 std::string TargetSpec::to_string() const {
-  return mode == TargetMode::kFull ? "full" : fmt::format("topk:{}", exact);
+  switch (mode) {
+    case TargetMode::kFull:
+      return "full";
+    case TargetMode::kTopk:
+      return fmt::format("topk:{}", exact);
+    case TargetMode::kSampled:
+      return fmt::format("sampled:{}", draws);
+    case TargetMode::kHybrid:
+      return fmt::format("hybrid:{}+{}", exact, draws);
+    case TargetMode::kThreshold:
+      break;
+  }
+  return fmt::format("threshold:{}", exact);
 }
 
 }  // namespace distill::data

@@ -7,21 +7,33 @@
 
 namespace distill::data {
 
+// docs/targets.md defines the modes and proves what is said of them. Of the unbiased ones, the expectation of each
+// stored weight over the draws is the token's probability, and the weights always sum to 1.
 enum class TargetMode : uint8_t {
-  kTopk,  // the K most probable tokens and the mass of all others. Biased: what lies outside is lost.
-  kFull,  // every token, its log-probability as fp16. For tests and tiny vocabularies.
+  kTopk,       // the K most probable tokens and the mass of all others. Biased: what lies outside is lost.
+  kFull,       // every token, its log-probability as fp16. For tests and tiny vocabularies.
+  kSampled,    // N draws with replacement, as a multiset. Unbiased.
+  kHybrid,     // the K most probable tokens exactly, N draws with replacement from the others. Unbiased.
+  kThreshold,  // K tokens: those above a threshold exactly, the others by systematic sampling. Unbiased, least
+               // variance.
 };
 
 struct TargetSpec {
   TargetMode mode = TargetMode::kTopk;
   int32_t exact = 64;  // K
+  int32_t draws = 0;   // N
   // The stored distribution is softmax(logits / temperature), whatever temperature the tokens were sampled at.
   double temperature = 1.0;
 
-  // "topk:64" or "full". Throws UsageError that lists the modes.
+  // "topk:64", "full", "sampled:50", "hybrid:8+8" or "threshold:16". Throws UsageError that lists the modes.
   static TargetSpec parse(std::string_view text);
   // What parse() reads back.
   std::string to_string() const;
+
+  // Whether what is stored depends on random draws; then it is an unbiased estimate.
+  bool random() const {
+    return mode == TargetMode::kSampled || mode == TargetMode::kHybrid || mode == TargetMode::kThreshold;
+  }
 
   bool operator==(const TargetSpec&) const = default;
 };

@@ -45,7 +45,8 @@ inline Trace sample_trace(const std::string& prompt_id, uint32_t sample, const T
   std::vector<float> logits(vocab);
   for (uint32_t i = 0; i < completion; ++i) {
     for (float& logit : logits) logit = static_cast<float>(3 * random.next_normal());
-    encode_target(logits, provenance.targets, trace.targets);
+    core::Philox draws = target_draws(1, document.key, i);
+    encode_target(logits, provenance.targets, draws, trace.targets);
   }
   return trace;
 }

@@ -1,0 +1,201 @@
+// That the random modes are what docs/targets.md proves of them: unbiased, of the stated variance, of total mass 1.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <set>
+
+#include "core/philox.h"
+#include "data/target_encoder.h"
+#include "tests/data/expect_error.h"
+
+namespace distill::data {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Shapes that teachers have: from nearly certain to undecided among hundreds.
+std::vector<float> logits_of(double spread, size_t vocab) {
+  core::Philox random(17, vocab, 0);
+  std::vector<float> logits(vocab);
+  for (float& logit : logits) logit = static_cast<float>(spread * random.next_normal());
+  return logits;
+}
+
+std::vector<double> softmax(const std::vector<float>& logits) {
+  const double greatest = *std::ranges::max_element(logits);
+  std::vector<double> p;
+  for (const float logit : logits) p.push_back(std::exp(static_cast<double>(logit) - greatest));
+  const double sum = std::accumulate(p.begin(), p.end(), 0.0);
+  for (double& value : p) value /= sum;
+  return p;
+}
+
+std::vector<int32_t> by_probability(const std::vector<double>& p) {
+  std::vector<int32_t> order(p.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::ranges::greater{}, [&](int32_t id) { return p[id]; });
+  return order;
+}
+
+// Variance of the stored weight of each token, as derived in docs/targets.md.
+std::vector<double> variances(const std::vector<double>& p, const TargetSpec& spec) {
+  const auto order = by_probability(p);
+  std::vector<double> result(p.size());
+  size_t exact = 0;
+  double rest = 1;
+  if (spec.mode == TargetMode::kHybrid) {
+    for (; exact < static_cast<size_t>(spec.exact); ++exact) rest -= p[order[exact]];
+  } else if (spec.mode == TargetMode::kThreshold) {
+    while (p[order[exact]] * (spec.exact - static_cast<double>(exact)) > rest) rest -= p[order[exact++]];
+  }
+  for (size_t i = exact; i < order.size(); ++i) {
+    const double q = p[order[i]];
+    result[order[i]] = spec.mode == TargetMode::kThreshold ? q * (rest / (spec.exact - static_cast<double>(exact)) - q)
+                                                           : q * (rest - q) / spec.draws;
+  }
+  return result;
+}
+
+class RandomTargets : public testing::TestWithParam<const char*> {};
+
+TEST_P(RandomTargets, AreUnbiasedWithTheStatedVariance) {
+  constexpr int kRepeats = 20000;
+  const TargetSpec spec = TargetSpec::parse(GetParam());
+  for (const double spread : {0.5, 2.0, 5.0}) {
+    const size_t vocab = 200;
+    const auto logits = logits_of(spread, vocab);
+    const auto p = softmax(logits), expected_variance = variances(p, spec);
+    std::vector<double> sum(vocab), squares(vocab);
+    for (int repeat = 0; repeat < kRepeats; ++repeat) {
+      core::Philox random = target_draws(1, {"prompt", 0}, static_cast<uint64_t>(repeat));
+      SparseTargets out;
+      encode_target(logits, spec, random, out);
+      for (size_t i = 0; i < out.ids.size(); ++i) {
+        sum[out.ids[i]] += out.weights[i];
+        squares[out.ids[i]] += static_cast<double>(out.weights[i]) * out.weights[i];
+      }
+    }
+    double total_variance = 0, total_expected = 0;
+    for (size_t id = 0; id < vocab; ++id) {
+      const double mean = sum[id] / kRepeats, variance = squares[id] / kRepeats - mean * mean;
+      // Five standard errors; of a token that is kept once in a long while, four times more than expected is no bias.
+      const double once = squares[id] > 0 ? squares[id] / sum[id] / kRepeats : 0;
+      EXPECT_NEAR(mean, p[id], 5 * std::sqrt(expected_variance[id] / kRepeats) + 4 * once + 2e-7)
+          << spread << ' ' << id;
+      total_variance += variance;
+      total_expected += expected_variance[id];
+    }
+    EXPECT_NEAR(total_variance / total_expected, 1, 0.03) << spread;
+  }
+}
+
+TEST_P(RandomTargets, HaveDistinctIdsOfTotalMassOne) {
+  const TargetSpec spec = TargetSpec::parse(GetParam());
+  for (const size_t vocab : {1, 2, 5, 40, 3000}) {
+    for (const double spread : {0.0, 1.0, 10.0, 40.0}) {
+      auto logits = logits_of(spread, vocab);
+      for (size_t id = 3; id < vocab; id += 4) logits[id] = -kInfinity;
+      for (uint64_t position = 0; position < 20; ++position) {
+        core::Philox random = target_draws(2, {"prompt", 1}, position);
+        SparseTargets out;
+        encode_target(logits, spec, random, out);
+        EXPECT_EQ(std::set<int32_t>(out.ids.begin(), out.ids.end()).size(), out.ids.size());
+        EXPECT_NEAR(std::accumulate(out.weights.begin(), out.weights.end(), 0.0), 1, 1e-6);
+        EXPECT_EQ(out.uncovered[0], 0);
+        for (size_t i = 0; i < out.ids.size(); ++i) {
+          if (out.ids[i] % 4 == 3) {
+            EXPECT_EQ(out.weights[i], 0);
+          }
+        }
+        const size_t limit = spec.mode == TargetMode::kSampled ? spec.draws : spec.exact + spec.draws;
+        EXPECT_LE(out.ids.size(), limit);
+      }
+    }
+  }
+}
+
+TEST_P(RandomTargets, DependOnSeedKeyAndPositionOnly) {
+  const TargetSpec spec = TargetSpec::parse(GetParam());
+  const auto logits = logits_of(0.5, 1000);
+  const auto draw = [&](uint64_t seed, const TraceKey& key, uint64_t position) {
+    core::Philox random = target_draws(seed, key, position);
+    SparseTargets out;
+    encode_target(logits, spec, random, out);
+    return out.ids;
+  };
+  const auto reference = draw(1, {"a", 0}, 0);
+  EXPECT_EQ(draw(1, {"a", 0}, 0), reference);
+  EXPECT_NE(draw(2, {"a", 0}, 0), reference);
+  EXPECT_NE(draw(1, {"b", 0}, 0), reference);
+  EXPECT_NE(draw(1, {"a", 1}, 0), reference);
+  EXPECT_NE(draw(1, {"a", 0}, 1), reference);
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, RandomTargets,
+                         testing::Values("sampled:1", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:4",
+                                         "threshold:16"),
+                         [](const auto& mode) {
+                           std::string name = mode.param;
+                           std::ranges::replace_if(
+                               name, [](char c) { return !std::isalnum(c); }, '_');
+                           return name;
+                         });
+
+TEST(Threshold, KeepsExactlyWhatLiesAboveTheThreshold) {
+  const auto logits = logits_of(3, 500);
+  const auto p = softmax(logits);
+  core::Philox random(1, 2, 3);
+  SparseTargets out;
+  encode_target(logits, TargetSpec::parse("threshold:16"), random, out);
+  ASSERT_EQ(out.ids.size(), 16);
+  const float level = *std::ranges::min_element(out.weights);
+  size_t exact = 0;
+  for (size_t id = 0; id < p.size(); ++id) exact += p[id] > level * 1.0001;
+  EXPECT_GT(exact, 1);
+  EXPECT_LT(exact, 16);
+  for (size_t i = 0; i < 16; ++i) {
+    if (i < exact) {
+      EXPECT_NEAR(out.weights[i], p[out.ids[i]], 1e-6);
+    } else {
+      EXPECT_NEAR(out.weights[i], level, 1e-7);
+    }
+  }
+}
+
+TEST(Threshold, KeepsADistributionOfFewTokensWhole) {
+  std::vector<float> logits(100, -kInfinity);
+  logits[7] = 1, logits[50] = 2, logits[99] = -3;
+  core::Philox random(1, 2, 3);
+  SparseTargets out;
+  encode_target(logits, TargetSpec::parse("threshold:16"), random, out);
+  const auto p = softmax(logits);
+  EXPECT_THAT(out.ids, testing::ElementsAre(50, 7, 99));
+  for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(out.weights[i], p[out.ids[i]], 1e-6);
+}
+
+TEST(TargetSpecs, ReadBackWhatTheyPrint) {
+  for (const char* text : {"topk:64", "full", "sampled:50", "hybrid:8+9", "threshold:16"}) {
+    EXPECT_EQ(TargetSpec::parse(text).to_string(), text);
+  }
+  for (const char* text : {"", "topk", "topk:", "topk:0", "topk:65536", "topk:-1", "hybrid:8", "hybrid:8+", "hybrid:+8",
+                           "sampled:1+1", "threshold:x", "full:1"}) {
+    EXPECT_THAT(error_of([&] { TargetSpec::parse(text); }), HasSubstr("threshold:K")) << text;
+  }
+}
+
+TEST(EncodeTarget, RefusesRandomModesWithoutDraws) {
+  SparseTargets out;
+  EXPECT_THAT(error_of([&] {
+                encode_target(std::vector<float>{1, 2}, TargetSpec::parse("threshold:16"), out);
+              }),
+              HasSubstr("threshold:16 targets need random draws"));
+}
+
+}  // namespace
+}  // namespace distill::data

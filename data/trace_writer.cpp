@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/file_descriptor.h"
 #include "core/log.h"
+#include "data/set_codec.h"
 #include "data/target_codec.h"
 #include "data/trace_journal.h"
 #include "data/trace_record.h"
@@ -208,11 +209,32 @@ void TraceWriter::State::seal() {
   const auto file = journal->map();
   std::vector<TraceJournal::Entry> entries = journal->entries();
   std::ranges::sort(entries, {}, &TraceJournal::Entry::key);
-  TraceShardBuilder builder(provenance, journal_codec->description(), journal_codec->model());
-  for (const auto& entry : entries) {
-    const TraceRecord record = decode_record(TraceJournal::record(*file, entry), provenance.vocab_size);
-    builder.add(record.document, record.payload);
+  // The documents one after the other with their targets; `pass` is called for each.
+  const auto for_each = [&](auto&& pass) {
+    SparseTargets targets;
+    for (const auto& entry : entries) {
+      const TraceRecord record = decode_record(TraceJournal::record(*file, entry), provenance.vocab_size);
+      journal_codec->decode(record.document, record.payload, targets);
+      pass(record, targets);
+    }
+  };
+  std::unique_ptr<const TargetCodec> codec = TargetCodec::lossless(provenance);
+  if (options.entropy_coded && provenance.targets.mode != TargetMode::kFull) {
+    SetCodecTrainer trainer(provenance);
+    for_each(
+        [&](const TraceRecord& record, const SparseTargets& targets) { trainer.count_ids(record.document, targets); });
+    for_each([&](const TraceRecord& record, const SparseTargets& targets) {
+      trainer.count_symbols(record.document, targets);
+    });
+    codec = trainer.finish();
   }
+  TraceShardBuilder builder(provenance, codec->description(), codec->model());
+  std::vector<std::byte> payload;
+  for_each([&](const TraceRecord& record, const SparseTargets& targets) {
+    payload.clear();
+    codec->encode(record.document, targets, payload);
+    builder.add(record.document, payload);
+  });
   builder.write(path(".h5"));
   journal->remove();
   journal.reset();

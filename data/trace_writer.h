@@ -19,6 +19,8 @@ struct TraceWriterOptions {
   uint64_t documents_per_shard = UINT64_MAX;
   // A document survives the death of the process as soon as append() returns, and a power cut after so many more.
   size_t documents_per_sync = 16;
+  // Entropy-coded weights are rounded (data/set_codec.h); otherwise they are kept as they are, in many times the space.
+  bool entropy_coded = true;
 };
 
 // Not thread-safe.

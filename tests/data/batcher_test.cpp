@@ -31,7 +31,8 @@ bool equal(const TrainingBatch& a, const TrainingBatch& b) {
 class BatcherTest : public testing::Test {
  protected:
   void write(size_t documents, uint32_t max_completion = 12, uint64_t documents_per_shard = 40) {
-    TraceWriter writer(folder_.path() / "set", provenance_, {.documents_per_shard = documents_per_shard});
+    TraceWriter writer(folder_.path() / "set", provenance_,
+                       {.documents_per_shard = documents_per_shard, .entropy_coded = false});
     for (const Trace& trace : sample_traces(documents, provenance_, max_completion)) writer.append(trace);
     writer.finish();
     reader_ = std::make_shared<const TraceReader>(TraceReader::open(folder_.path() / "set"));

@@ -41,7 +41,7 @@ class TraceShardTest : public testing::Test {
  protected:
   std::filesystem::path write(const std::vector<Trace>& traces, const TraceProvenance& provenance,
                               const std::string& name = "set") {
-    TraceWriter writer(folder_.path() / name, provenance);
+    TraceWriter writer(folder_.path() / name, provenance, {.entropy_coded = false});
     for (const Trace& trace : traces) writer.append(trace);
     writer.finish();
     return folder_.path() / name / "shard-00000.h5";

@@ -1,5 +1,5 @@
-// Writes random traces for the parity scripts: write_sample_traces DIRECTORY TARGETS VOCAB DOCUMENTS
-// DOCUMENTS_PER_SHARD.
+// Writes random traces for the parity scripts:
+//   write_sample_traces DIRECTORY TARGETS VOCAB DOCUMENTS DOCUMENTS_PER_SHARD plain|sets
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -9,10 +9,11 @@
 
 int main(int argc, char** argv) {
   using namespace distill::data;
-  if (argc != 6) return 2;
+  if (argc != 7) return 2;
   try {
     const TraceProvenance provenance = sample_provenance(argv[2], std::stoll(argv[3]));
-    TraceWriter writer(argv[1], provenance, {.documents_per_shard = std::stoull(argv[5])});
+    TraceWriter writer(argv[1], provenance,
+                       {.documents_per_shard = std::stoull(argv[5]), .entropy_coded = argv[6] == std::string("sets")});
     for (const Trace& trace : sample_traces(std::stoull(argv[4]), provenance, 40)) writer.append(trace);
     writer.finish();
     return 0;

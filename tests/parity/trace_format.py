@@ -1,6 +1,7 @@
 """A reader of trace shards in numpy and h5py, written from docs/trace-format.md alone."""
 
 import json
+import math
 
 import h5py
 import numpy as np
@@ -26,6 +27,103 @@ def crc32c(data, crc=0):
     return crc ^ 0xFFFFFFFF
 
 
+class Rans:
+    """A stream of several interleaved coders."""
+
+    def __init__(self, data, lanes):
+        self.states = np.frombuffer(data, "<u4", lanes).tolist()
+        self.words = np.frombuffer(data, "<u2", (len(data) - 4 * lanes) // 2, 4 * lanes).tolist()
+        self.next = 0
+
+    def _set(self, lane, state):
+        if state < 65536:
+            state = state * 65536 + self.words[self.next]
+            self.next += 1
+        self.states[lane] = state
+
+    def symbol(self, lane, table):
+        starts, frequencies = table
+        state = self.states[lane]
+        slot = state % 4096
+        symbol = int(np.searchsorted(starts, slot, side="right")) - 1
+        self._set(lane, int(frequencies[symbol]) * (state // 4096) + slot - int(starts[symbol]))
+        return symbol
+
+    def bit(self, zero):
+        state = self.states[0]
+        slot, high = state % 4096, state // 4096
+        bit = slot >= zero
+        self._set(0, (4096 - zero) * high + slot - zero if bit else zero * high + slot)
+        return int(bit)
+
+    def raw(self, lane, bits):
+        state = self.states[lane]
+        self._set(lane, state >> bits)
+        return state % (1 << bits)
+
+    def magnitude(self, lane, table):
+        symbol = self.symbol(lane, table)
+        if symbol < 8:
+            return symbol
+        bits = (symbol - 8) // 2 + 2
+        low = min(bits, 16)
+        raw = self.raw(lane, low)
+        if bits > low:
+            raw += self.raw(lane, bits - low) << low
+        return ((2 + symbol % 2) << bits) + raw
+
+    def finish(self):
+        assert self.next == len(self.words) and all(state == 65536 for state in self.states)
+
+
+def adaptive_list(data, count):
+    coder, models, before, values = Rans(data, 1), {}, 0, []
+    for _ in range(count):
+        known = 1
+        for _ in range(5):
+            zero = models.get((before, known), 2048)
+            bit = coder.bit(zero)
+            models[before, known] = zero - zero // 32 if bit else zero + (4096 - zero) // 32
+            known = 2 * known + bit
+        before = known - 32
+        values.append(before)
+    coder.finish()
+    return np.array(values)
+
+
+def normalised(classes):
+    weights = [math.isqrt(1 << (int(c) + 3)) if c else 0 for c in classes]
+    if not any(weights):
+        weights[0] = 1
+    frequencies = np.array([max(1, w * 4096 // sum(weights)) if w else 0 for w in weights])
+    while (left := 4096 - int(frequencies.sum())) != 0:
+        most = int(frequencies.argmax())
+        frequencies[most] += left if left > 0 else -min(-left, max(1, int(frequencies[most]) // 8))
+    # A symbol without frequency has an empty interval; searchsorted never finds it because later starts are equal.
+    starts = np.concatenate([[0], np.cumsum(frequencies)[:-1]])
+    used = frequencies > 0
+    return starts, frequencies, used
+
+
+class SetModel:
+    """The tables of the codec `sets`."""
+
+    CONTEXTS, SYMBOLS = 111, 64
+
+    def __init__(self, model, vocab, weight_bits):
+        values = adaptive_list(model, vocab + self.CONTEXTS * self.SYMBOLS)
+        self.ids = np.argsort(-values[:vocab], kind="stable").tolist()
+        self.tables = []
+        for context in range(self.CONTEXTS):
+            starts, frequencies, used = normalised(values[vocab + context * self.SYMBOLS :][: self.SYMBOLS])
+            starts[~used] = np.where(np.arange(self.SYMBOLS) > np.flatnonzero(used)[-1], 4096, starts)[~used]
+            self.tables.append((starts, frequencies))
+        self.weight_bits = weight_bits
+        last = (1 << weight_bits) - 1
+        self.shares = np.sin(np.arange(last + 1) / last * np.pi / 2) ** 2
+        self.shares[last] = 1
+
+
 class Shard:
     FINISH = ["stop", "length"]
     VERDICT = ["unchecked", "correct", "incorrect"]
@@ -41,6 +139,9 @@ class Shard:
             self.payload = file["payload"][:].tobytes()
             self.table = {name: column[:] for name, column in file["documents"].items()}
         self.size = len(self.table["sample"])
+        self.mode = self.provenance["targets"]["mode"]
+        if self.codec["name"] == "sets":
+            self.sets = SetModel(self.model, self.provenance["vocab_size"], self.codec["weight_bits"])
         self._check_user_block(path)
 
     def _check_user_block(self, path):
@@ -86,10 +187,11 @@ class Shard:
         }
 
     def targets(self, payload, tokens, prompt_length):
-        decode = {("plain", 1): self._plain, ("full", 1): self._full}[self.codec["name"], self.codec["version"]]
-        return decode(payload, len(tokens) - prompt_length)
+        decode = {("plain", 1): self._plain, ("full", 1): self._full, ("sets", 1): self._sets}[self.codec["name"], self.codec["version"]]
+        return decode(payload, tokens[prompt_length:].tolist())
 
-    def _plain(self, payload, positions):
+    def _plain(self, payload, completion):
+        positions = len(completion)
         counts = np.frombuffer(payload, "<u4", positions)
         uncovered = np.frombuffer(payload, "<f4", positions, 4 * positions)
         entries, at = int(counts.sum()), 8 * positions
@@ -100,7 +202,49 @@ class Shard:
         ends = np.cumsum(counts)
         return [(ids[end - count : end], weights[end - count : end], rest) for count, end, rest in zip(counts, ends, uncovered)]
 
-    def _full(self, payload, positions):
+    def _full(self, payload, completion):
+        positions = len(completion)
         rows = np.exp(np.frombuffer(payload, "<f2").astype(np.float32)).reshape(positions, -1)
         ids = np.arange(rows.shape[1])
         return [(ids, row / row.sum(dtype=np.float64), np.float32(0)) for row in rows]
+
+    def _sets(self, payload, completion):
+        positions, tables, draws = len(completion), self.sets.tables, self.mode.startswith(("sampled", "hybrid"))
+        stream = Rans(payload, min(8, positions))
+        result = []
+        for begin in range(0, positions, 8):
+            lanes = range(min(8, positions - begin))
+            identify = lambda lane, rank: completion[begin + lane] if rank == 0 else self.sets.ids[rank - 1]
+            heads = [stream.magnitude(lane, tables[0]) for lane in lanes]
+            tails = [stream.magnitude(lane, tables[1]) for lane in lanes]
+            ids, levels, counts = [[] for _ in lanes], [[] for _ in lanes], [[] for _ in lanes]
+            for k in range(max(heads)):
+                present = [lane for lane in lanes if heads[lane] > k]
+                for lane in present:
+                    ids[lane].append(identify(lane, stream.magnitude(lane, tables[3 + min(k, 7)])))
+                for lane in present:
+                    extra = self.sets.weight_bits - 6
+                    level = stream.symbol(lane, tables[11 + 5 * min(k, 3) + min(heads[lane] - k - 1, 4)]) << extra
+                    levels[lane].append(level + (stream.raw(lane, extra) if extra else 0))
+            reached = [0 for _ in lanes]
+            for k in range(max(tails)):
+                for lane in lanes:
+                    remaining = tails[lane] - k
+                    if remaining <= 0:
+                        continue
+                    a = next(i for i, most in enumerate((1, 2, 3, 4, 6, 10, 18, math.inf)) if remaining <= most)
+                    b = 0 if reached[lane] == 0 else 1 + min(reached[lane].bit_length() // 2, 8)
+                    rank = reached[lane] + stream.magnitude(lane, tables[31 + 10 * a + b])
+                    reached[lane] = rank + 1
+                    ids[lane].append(identify(lane, rank))
+                    counts[lane].append(1 + (stream.magnitude(lane, tables[2]) if draws else 0))
+            for lane in lanes:
+                rest, weights = 1.0, []
+                for level in levels[lane]:
+                    weights.append(rest * self.sets.shares[level])
+                    rest -= weights[-1]
+                weights += [rest * count / sum(counts[lane]) for count in counts[lane]]
+                uncovered = max(rest, 0) if self.mode.startswith("topk") else 0
+                result.append((np.array(ids[lane]), np.array(weights, dtype=np.float32), np.float32(uncovered)))
+        stream.finish()
+        return result

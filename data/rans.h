@@ -1,0 +1,119 @@
+// Range asymmetric numeral systems (Duda, arXiv 1311.2540), several states interleaved on one stream of 16-bit words.
+// Layout in docs/trace-format.md, "Entropy coding".
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace distill::data {
+
+namespace rans {
+inline constexpr unsigned kLanes = 8;
+inline constexpr unsigned kScaleBits = 12;              // frequencies of a table sum to 4096
+inline constexpr uint32_t kLowest = uint32_t{1} << 16;  // states lie in [2^16, 2^32)
+inline constexpr unsigned kMaxRawBits = 16;
+}  // namespace rans
+
+// A static distribution over the symbols [0, frequencies).
+class RansTable {
+ public:
+  RansTable() = default;
+  // Frequencies sum to 4096; a symbol of frequency 0 cannot be coded. Throws Error if they don't.
+  explicit RansTable(std::span<const uint16_t> frequencies);
+
+  struct Interval {
+    uint16_t start = 0;
+    uint16_t frequency = 0;
+  };
+  const Interval& interval(uint32_t symbol) const { return intervals_[symbol]; }
+  uint32_t symbol_at(uint32_t slot) const { return symbols_[slot]; }
+  size_t size() const { return intervals_.size(); }
+
+ private:
+  std::vector<Interval> intervals_;
+  std::vector<uint16_t> symbols_;  // [4096]
+};
+
+// Collects what is to be coded in the order in which it will be decoded, then writes it from the back.
+class RansEncoder {
+ public:
+  // `lane` is below the number of lanes given to finish(). Throws Error if the table gives the symbol no frequency.
+  void put(unsigned lane, const RansTable& table, uint32_t symbol);
+  // A bit that is 0 with probability `zero` / 4096, 0 < zero < 4096.
+  void put_bit(unsigned lane, uint16_t zero, bool bit);
+  // The lowest `bits` (at most 16) of `value`, uncompressed.
+  void put_raw(unsigned lane, uint32_t value, unsigned bits);
+  // Appends the states of `lanes` lanes (u32 each) and the words, and starts afresh.
+  void finish(unsigned lanes, std::vector<std::byte>& out);
+
+ private:
+  struct Operation {
+    uint16_t start;      // of the symbol's interval, or the raw value
+    uint16_t frequency;  // 0 for raw bits
+    uint8_t lane;
+    uint8_t bits;
+  };
+  std::vector<Operation> operations_;
+};
+
+// The stream is untrusted: reading past its end gives zeros and is noticed by finish().
+class RansDecoder {
+ public:
+  // Throws Error if the bytes cannot hold `lanes` states and whole words.
+  RansDecoder(std::span<const std::byte> bytes, unsigned lanes);
+
+  uint32_t get(unsigned lane, const RansTable& table) {
+    uint32_t& state = states_[lane];
+    const uint32_t slot = state & ((1u << rans::kScaleBits) - 1);
+    const uint32_t symbol = table.symbol_at(slot);
+    const RansTable::Interval& interval = table.interval(symbol);
+    state = interval.frequency * (state >> rans::kScaleBits) + slot - interval.start;
+    refill(state);
+    return symbol;
+  }
+  bool get_bit(unsigned lane, uint32_t zero) {
+    uint32_t& state = states_[lane];
+    const uint32_t slot = state & ((1u << rans::kScaleBits) - 1), high = state >> rans::kScaleBits;
+    const bool bit = slot >= zero;
+    state = bit ? ((1u << rans::kScaleBits) - zero) * high + slot - zero : zero * high + slot;
+    refill(state);
+    return bit;
+  }
+  uint32_t get_raw(unsigned lane, unsigned bits) {
+    uint32_t& state = states_[lane];
+    const uint32_t value = state & ((1u << bits) - 1);
+    state >>= bits;
+    refill(state);
+    return value;
+  }
+  // Throws Error unless exactly the whole stream was read and every state is the one that encoding began with.
+  void finish() const;
+
+ private:
+  void refill(uint32_t& state) {
+    if (state >= rans::kLowest) return;
+    uint32_t word = 0;
+    if (next_ + 2 <= end_) {
+      word = static_cast<uint32_t>(next_[0]) | static_cast<uint32_t>(next_[1]) << 8;
+      next_ += 2;
+    } else {
+      overrun_ = true;
+    }
+    state = state << 16 | word;
+  }
+
+  std::array<uint32_t, rans::kLanes> states_{};
+  unsigned lanes_;
+  const std::byte* next_;
+  const std::byte* end_;
+  bool overrun_ = false;
+};
+
+// Frequencies proportional to `counts` (below 2^50), summing to 4096, at least 1 where the count is not 0. Throws Error
+// if all counts are 0 or more than 4096 are not.
+std::vector<uint16_t> normalise_frequencies(std::span<const uint64_t> counts);
+
+}  // namespace distill::data

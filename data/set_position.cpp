@@ -1,0 +1,84 @@
+#include "data/set_position.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+
+namespace distill::data {
+namespace {
+
+// How many of the ids come with a weight of their own.
+size_t count_heads(const TargetDistribution& target, const TargetSpec& spec) {
+  const size_t ids = target.ids.size();
+  switch (spec.mode) {
+    case TargetMode::kTopk:
+      return ids;
+    case TargetMode::kHybrid:
+      return std::min(ids, static_cast<size_t>(spec.exact));
+    case TargetMode::kThreshold: {
+      // All drawn tokens have one weight. If none was drawn, the last head plays the tail: its weight follows likewise.
+      size_t heads = ids;
+      while (heads > 0 && target.weights[heads - 1] == target.weights[ids - 1]) --heads;
+      return heads;
+    }
+    case TargetMode::kSampled:
+    case TargetMode::kFull:
+      break;
+  }
+  return 0;
+}
+
+}  // namespace
+
+uint32_t max_ids(const TargetSpec& spec) {
+  return static_cast<uint32_t>(spec.exact) + static_cast<uint32_t>(spec.draws);
+}
+
+void reduce(const TargetDistribution& target, const TargetSpec& spec, const WeightGrid& grid, core::Philox& random,
+            SetPosition& out) {
+  const size_t ids = target.ids.size(), heads = count_heads(target, spec);
+  core::check(ids <= max_ids(spec) && spec.mode != TargetMode::kFull, "{} ids in a position of {} targets", ids,
+              spec.to_string());
+  out.clear();
+  out.head.assign(target.ids.begin(), target.ids.begin() + static_cast<ptrdiff_t>(heads));
+  out.tail.assign(target.ids.begin() + static_cast<ptrdiff_t>(heads), target.ids.end());
+
+  double tail = 0;
+  for (size_t i = heads; i < ids; ++i) tail += static_cast<double>(target.weights[i]);
+  for (size_t i = heads; i < ids; ++i) {
+    const bool drawn = spec.mode != TargetMode::kThreshold && tail > 0;
+    const double count = drawn ? static_cast<double>(target.weights[i]) / tail * spec.draws : 1;
+    out.counts.push_back(static_cast<uint32_t>(std::max(1L, std::lround(count))));
+  }
+
+  double rest = tail + static_cast<double>(target.uncovered);
+  for (size_t i = 0; i < heads; ++i) rest += static_cast<double>(target.weights[i]);
+  for (size_t i = 0; i < heads; ++i) {
+    const auto weight = static_cast<double>(target.weights[i]);
+    const bool takes_all = i + 1 == heads && out.tail.empty() && spec.random();
+    out.levels.push_back(takes_all ? grid.levels() - 1 : grid.round(rest > 0 ? weight / rest : 0, random));
+    rest -= weight;
+  }
+}
+
+void expand(const SetPosition& position, const TargetSpec& spec, const WeightGrid& grid, SparseTargets& out) {
+  double rest = 1;
+  for (size_t i = 0; i < position.head.size(); ++i) {
+    const double weight = rest * grid.share(position.levels[i]);
+    out.ids.push_back(position.head[i]);
+    out.weights.push_back(static_cast<float>(weight));
+    rest -= weight;
+  }
+  const double counts = std::accumulate(position.counts.begin(), position.counts.end(), 0.0);
+  for (size_t i = 0; i < position.tail.size(); ++i) {
+    out.ids.push_back(position.tail[i]);
+    out.weights.push_back(static_cast<float>(rest * position.counts[i] / counts));
+  }
+  const bool covered = !position.tail.empty() || spec.random();
+  out.uncovered.push_back(covered ? 0.0f : static_cast<float>(std::max(0.0, rest)));
+  out.offsets.push_back(static_cast<int64_t>(out.ids.size()));
+}
+
+}  // namespace distill::data

@@ -1,0 +1,236 @@
+#include "data/set_codec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numbers>
+
+#include "data/adaptive_coder.h"
+#include "data/magnitude.h"
+#include "data/weight_grid.h"
+#include "tests/data/expect_error.h"
+#include "tests/data/sample_traces.h"
+
+namespace distill::data {
+namespace {
+
+using testing::HasSubstr;
+
+std::unique_ptr<const TargetCodec> train(const std::vector<Trace>& traces, const TraceProvenance& provenance) {
+  SetCodecTrainer trainer(provenance);
+  for (const Trace& trace : traces) trainer.count_ids(trace.document, trace.targets);
+  for (const Trace& trace : traces) trainer.count_symbols(trace.document, trace.targets);
+  return trainer.finish();
+}
+
+std::map<int32_t, float> weights_of(const TargetDistribution& target) {
+  std::map<int32_t, float> result;
+  for (size_t i = 0; i < target.ids.size(); ++i) result[target.ids[i]] = target.weights[i];
+  return result;
+}
+
+class SetCodecTest : public testing::TestWithParam<const char*> {
+ protected:
+  TraceProvenance provenance_ = sample_provenance(GetParam(), 300);
+  std::vector<Trace> traces_ = sample_traces(40, provenance_, 40);
+};
+
+TEST_P(SetCodecTest, KeepsTheIdsAndRoundsTheWeightsToTheGrid) {
+  const auto trained = train(traces_, provenance_);
+  const auto codec = TargetCodec::open(trained->description(), trained->model(), provenance_);
+  const double step = std::numbers::pi / 2 / (std::pow(2, trained->description()["weight_bits"].get<int>()) - 1);
+  for (const Trace& trace : traces_) {
+    std::vector<std::byte> payload, other;
+    trained->encode(trace.document, trace.targets, payload);
+    codec->encode(trace.document, trace.targets, other);
+    EXPECT_EQ(payload, other);
+    SparseTargets decoded;
+    codec->decode(trace.document, payload, decoded);
+    ASSERT_EQ(decoded.positions(), trace.targets.positions());
+    for (size_t i = 0; i < decoded.positions(); ++i) {
+      const auto actual = weights_of(decoded[i]), expected = weights_of(trace.targets[i]);
+      ASSERT_EQ(actual.size(), expected.size());
+      double sum = decoded.uncovered[i];
+      for (const auto& [id, weight] : expected) {
+        ASSERT_TRUE(actual.contains(id));
+        // A step of the first share, and of all shares before it, of what is left.
+        EXPECT_NEAR(actual.at(id), weight, 3 * step) << i << ' ' << id;
+        sum += actual.at(id);
+      }
+      EXPECT_NEAR(sum, 1, 1e-5);
+    }
+  }
+}
+
+TEST_P(SetCodecTest, EncodesWhatItDecodedToTheSameBytes) {
+  const auto codec = train(traces_, provenance_);
+  for (Trace trace : traces_) {
+    std::vector<std::byte> first, second;
+    codec->encode(trace.document, trace.targets, first);
+    codec->decode(trace.document, first, trace.targets);
+    codec->encode(trace.document, trace.targets, second);
+    EXPECT_EQ(first, second);
+  }
+}
+
+TEST_P(SetCodecTest, AccountsForItsBytes) {
+  const auto codec = train(traces_, provenance_);
+  double bytes = 0, measured = 0, lanes = 0;
+  for (const Trace& trace : traces_) {
+    std::vector<std::byte> payload;
+    codec->encode(trace.document, trace.targets, payload);
+    const auto sizes = codec->sizes(trace, payload);
+    bytes += static_cast<double>(payload.size());
+    measured += sizes.ids + sizes.weights;
+    lanes += static_cast<double>(std::min<size_t>(8, trace.targets.positions()));
+  }
+  // Of its four bytes each coder state holds none to two that say something.
+  EXPECT_GE(bytes, measured * 0.98 + 2 * lanes);
+  EXPECT_LE(bytes, measured * 1.02 + 4 * lanes);
+}
+
+TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
+  const auto codec = train(traces_, provenance_);
+  core::Philox random(3, 0, 0);
+  SparseTargets out;
+  for (const Trace& trace : traces_) {
+    std::vector<std::byte> payload;
+    codec->encode(trace.document, trace.targets, payload);
+    for (int round = 0; round < 200; ++round) {
+      auto damaged = payload;
+      for (uint32_t i = 0; i <= random.next_below(3); ++i) {
+        damaged[random.next_below(static_cast<uint32_t>(damaged.size()))] ^=
+            static_cast<std::byte>(1 + random.next_below(255));
+      }
+      error_of([&] { codec->decode(trace.document, damaged, out); });
+      damaged.resize(random.next_below(static_cast<uint32_t>(payload.size())));
+      EXPECT_NE(error_of([&] { codec->decode(trace.document, damaged, out); }), "");
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, SetCodecTest,
+                         testing::Values("topk:12", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:16"),
+                         [](const auto& mode) {
+                           std::string name = mode.param;
+                           std::ranges::replace_if(
+                               name, [](char c) { return !std::isalnum(c); }, '_');
+                           return name;
+                         });
+
+TEST(SetCodec, RefusesDamagedTables) {
+  const auto provenance = sample_provenance("threshold:8", 300);
+  const auto codec = train(sample_traces(10, provenance), provenance);
+  auto description = codec->description();
+  auto model = codec->model();
+  model.pop_back();
+  EXPECT_THAT(error_of([&] { TargetCodec::open(description, model, provenance); }), HasSubstr("codec tables"));
+  description["weight_bits"] = 40;
+  EXPECT_THAT(error_of([&] { TargetCodec::open(description, codec->model(), provenance); }), HasSubstr("weight_bits"));
+  description["name"] = "other";
+  EXPECT_THAT(error_of([&] { TargetCodec::open(description, codec->model(), provenance); }),
+              HasSubstr("codec 'other' version 1, which this version of distill does not know"));
+}
+
+TEST(WeightGrid, RoundsWithoutBias) {
+  const WeightGrid grid(6);
+  core::Philox random(1, 0, 0);
+  for (const double share : {0.0, 0.001, 0.03, 0.5, 0.77, 0.999, 1.0}) {
+    double sum = 0, worst = 0;
+    constexpr int kRepeats = 40000;
+    for (int i = 0; i < kRepeats; ++i) {
+      const double rounded = grid.share(grid.round(share, random));
+      sum += rounded;
+      worst = std::max(worst, std::abs(rounded - share));
+    }
+    EXPECT_NEAR(sum / kRepeats, share, 5 * worst / std::sqrt(kRepeats) + 1e-12) << share;
+    EXPECT_LE(worst, 0.025);
+  }
+}
+
+TEST(Rans, GivesBackSymbolsAndRawBits) {
+  core::Philox random(5, 0, 0);
+  std::vector<uint64_t> counts(40);
+  for (size_t i = 0; i < counts.size(); ++i) counts[i] = i % 7 == 3 ? 0 : uint64_t{1} << (i / 2);
+  const RansTable table(normalise_frequencies(counts)), certain(normalise_frequencies(std::vector<uint64_t>{0, 9}));
+  for (const unsigned lanes : {1u, 3u, 8u}) {
+    struct Item {
+      unsigned lane;
+      uint32_t symbol, raw;
+      unsigned bits;
+      bool bit;
+    };
+    std::vector<Item> items;
+    RansEncoder encoder;
+    for (int i = 0; i < 5000; ++i) {
+      Item item{random.next_below(lanes), random.next_below(40), 0, random.next_below(17), random.next_below(2) == 1};
+      if (table.interval(item.symbol).frequency == 0) item.symbol = 39;
+      item.raw = random.next_uint32() & ((1u << item.bits) - 1);
+      items.push_back(item);
+      encoder.put(item.lane, table, item.symbol);
+      encoder.put_raw(item.lane, item.raw, item.bits);
+      encoder.put(item.lane, certain, 1);
+      encoder.put_bit(item.lane, 100, item.bit);
+    }
+    std::vector<std::byte> bytes;
+    encoder.finish(lanes, bytes);
+    RansDecoder decoder(bytes, lanes);
+    for (const Item& item : items) {
+      ASSERT_EQ(decoder.get(item.lane, table), item.symbol);
+      ASSERT_EQ(decoder.get_raw(item.lane, item.bits), item.raw);
+      ASSERT_EQ(decoder.get(item.lane, certain), 1);
+      ASSERT_EQ(decoder.get_bit(item.lane, 100), item.bit);
+    }
+    decoder.finish();
+    bytes.resize(bytes.size() - 2);
+    RansDecoder cut(bytes, lanes);
+    for (const Item& item : items) {
+      cut.get(item.lane, table);
+      cut.get_raw(item.lane, item.bits);
+      cut.get(item.lane, certain);
+      cut.get_bit(item.lane, 100);
+    }
+    EXPECT_THAT(error_of([&] { cut.finish(); }), HasSubstr("shorter than its contents"));
+  }
+}
+
+TEST(Rans, NormalisesFrequencies) {
+  for (const size_t size : {1, 2, 64, 4096}) {
+    std::vector<uint64_t> counts(size, 1);
+    counts[size / 2] = 1000000;
+    const auto frequencies = normalise_frequencies(counts);
+    EXPECT_EQ(std::accumulate(frequencies.begin(), frequencies.end(), 0), 4096);
+    EXPECT_GE(*std::ranges::min_element(frequencies), 1);
+  }
+  EXPECT_THAT(error_of([] { normalise_frequencies(std::vector<uint64_t>(4097, 1)); }), HasSubstr("don't fit"));
+  EXPECT_THAT(error_of([] { normalise_frequencies(std::vector<uint64_t>(3, 0)); }), HasSubstr("at least one"));
+}
+
+TEST(Magnitude, CoversAllNumbers) {
+  for (uint64_t value = 0; value < uint64_t{1} << 31; value = value < 5000 ? value + 1 : value + value / 37) {
+    const Magnitude magnitude = Magnitude::of(static_cast<uint32_t>(value));
+    ASSERT_LT(magnitude.symbol, Magnitude::kSymbols);
+    ASSERT_EQ(magnitude.bits, Magnitude::bits_of(magnitude.symbol));
+    ASSERT_EQ(Magnitude::value(magnitude.symbol, magnitude.raw), value);
+  }
+}
+
+TEST(AdaptiveCoder, GivesBackTables) {
+  core::Philox random(6, 0, 0);
+  std::vector<uint8_t> values(20000);
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = i % 1000 < 900 ? 0 : static_cast<uint8_t>(random.next_below(32));
+  std::vector<std::byte> bytes;
+  encode_adaptively(values, bytes);
+  EXPECT_LT(bytes.size(), 2500);
+  EXPECT_EQ(decode_adaptively(bytes, values.size()), values);
+  EXPECT_NE(error_of([&] { decode_adaptively(bytes, values.size() + 500); }), "");
+  bytes.pop_back();
+  EXPECT_NE(error_of([&] { decode_adaptively(bytes, values.size()); }), "");
+}
+
+}  // namespace
+}  // namespace distill::data

@@ -86,6 +86,7 @@ void print(const CaptureSummary& summary, const Options& options) {
     line("drafts", shares + " accepted, by distance");
   }
   if (!summary.rejected.empty()) line("rejected", fmt::format("{} prompts", summary.rejected.size()));
+  if (summary.interrupted) return;
   line("written",
        fmt::format("{}: {} traces, {}, {:.1f} bytes per token", options.capture.directory.string(),
                    summary.total_traces, core::format_bytes(summary.total_bytes), summary.bytes_per_token()));
@@ -199,7 +200,9 @@ void add_generate_command(CLI::App& app) {
       ->required();
   command->add_option("--prompts", options->prompts, "JSON lines of prompts; - reads standard input")->required();
   command->add_option("--out", options->capture.directory, "Directory of trace shards to make or continue")->required();
-  command->add_option("--targets", options->targets, "What is kept of the teacher's distribution: topk:K or full")
+  command
+      ->add_option("--targets", options->targets,
+                   "What is kept of the teacher's distribution: threshold:K, sampled:N, hybrid:K+N, topk:K or full")
       ->capture_default_str();
   command->add_option("--samples", options->capture.samples, "Answers per prompt")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))

@@ -30,7 +30,7 @@ struct CaptureSummary {
   std::vector<RejectedPrompt> rejected;  // that the model cannot answer, such as too long ones
   bool interrupted = false;
   std::vector<nn::DraftCount> drafts{};  // tokens guessed ahead, by distance
-  // Of the whole set, once sealed.
+  // Of the whole set; not measured if interrupted, when its last shard is still a journal.
   uint64_t total_traces = 0;
   uint64_t total_completion_tokens = 0;
   uint64_t total_bytes = 0;

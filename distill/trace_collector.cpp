@@ -132,8 +132,9 @@ CaptureSummary TraceCollector::finish(bool interrupted) {
   progress_->finish();
   summary_.seconds = seconds();
   summary_.interrupted = interrupted;
-  writer_.finish();
-  if (summary_.traces + summary_.already_there > 0) summary_.measure_set(directory_);
+  // Interrupted, the journal stays: the next run goes on with it and ends with the shards of an undisturbed one.
+  interrupted ? writer_.flush() : writer_.finish();
+  if (!interrupted && summary_.traces + summary_.already_there > 0) summary_.measure_set(directory_);
   return std::move(summary_);
 }
 

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "core/text_file.h"
 #include "data/target_encoder.h"
 #include "data/trace_reader.h"
 #include "tests/nn/context_model.h"
@@ -71,6 +72,14 @@ class Capture : public testing::Test {
       EXPECT_TRUE(traces.emplace(key, std::move(trace)).second) << key.prompt_id << " came twice";
     }
     return traces;
+  }
+
+  std::map<std::string, std::string> shard_bytes(const std::string& folder) {
+    std::map<std::string, std::string> result;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.path() / folder)) {
+      if (entry.path().extension() == ".h5") result[entry.path().filename().string()] = core::read_file(entry.path());
+    }
+    return result;
   }
 
   static void expect_same(const std::map<TraceKey, data::Trace>& a, const std::map<TraceKey, data::Trace>& b) {
@@ -165,14 +174,14 @@ TEST_F(Capture, GoesOnWhereASignalStoppedIt) {
   EXPECT_TRUE(stopped.interrupted);
   EXPECT_GT(stopped.traces, 0u);
   EXPECT_LT(stopped.traces, 24u);
-  EXPECT_EQ(read("traces").size(), stopped.traces);  // what is finished can be read at once
+  EXPECT_EQ(shard_bytes("traces"), (std::map<std::string, std::string>{}));  // what is finished is in the journal
 
   const CaptureSummary rest = capture("traces", options);
   EXPECT_FALSE(rest.interrupted);
   EXPECT_EQ(rest.already_there, stopped.traces);
   EXPECT_EQ(rest.traces, 24 - stopped.traces);
   capture("whole", options);
-  expect_same(read("traces"), read("whole"));
+  EXPECT_TRUE(shard_bytes("traces") == shard_bytes("whole"));
 }
 
 TEST_F(Capture, MakesOnlyWhatIsMissingWhenMoreSamplesAreWanted) {

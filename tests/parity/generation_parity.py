@@ -191,13 +191,14 @@ def compare_interrupted(name, path):
     check("run the same command again" in errors, f"{name}: no hint how to go on: {errors}")
     summary = json.loads(output)
     check(summary["interrupted"] and 0 < summary["traces"] < len(prompts), f"{name}: {summary}")
-    check(len(read("stopped")) == summary["traces"], f"{name}: the traces of a stopped run cannot be read")
     rest = run(arguments)
     check(rest["already_there"] == summary["traces"], f"{name}: {rest}")
     run(generate(path, prompts, "whole", "--batch", 7))
     stopped, whole = read("stopped"), read("whole")
     check({k: d["tokens"] for k, d in stopped.items()} == {k: d["tokens"] for k, d in whole.items()},
           f"{name}: a stopped and continued run ends with other traces")
+    files = [[file.read_bytes() for file in sorted(pathlib.Path(folder).glob("*.h5"))] for folder in ("stopped", "whole")]
+    check(len(files[0]) == len(files[1]) == 1, f"{name}: {len(files[0])} and {len(files[1])} shards")
     print(f"{name}: stopped at {summary['traces']} of {len(prompts)} traces and continued, they are those of a whole run",
           flush=True)
 

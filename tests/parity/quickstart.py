@@ -31,8 +31,7 @@ def command(out):
 
 
 def what_was_learnt(report):
-    """All of a report that does not depend on the machine's speed, nor (as the bytes do) on how many shards an
-    interrupted capture was sealed in."""
+    """All of a report that does not depend on the machine's speed, nor (as the bytes do) on the folder's name."""
     total = {key: report["traces"]["total"][key] for key in ("traces", "completion_tokens")}
     return [
         {key: model.get(key) for key in ("name", "parameters", "bytes", "cross_entropy", "held_out", "answers")}

@@ -1,6 +1,7 @@
 #include "data/rans.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 #include "core/error.h"
@@ -11,33 +12,25 @@ namespace distill::data {
 constexpr uint32_t kScale = 1u << rans::kScaleBits;
 
 RansTable::RansTable(std::span<const uint16_t> frequencies) {
+  core::check(frequencies.size() <= 256, "{} symbols in a table", frequencies.size());
   intervals_.resize(frequencies.size());
-  symbols_.resize(kScale);
+  slots_.resize(kScale);
   uint32_t start = 0;
   for (size_t symbol = 0; symbol < frequencies.size(); ++symbol) {
     const uint32_t frequency = frequencies[symbol];
     core::check(frequency <= kScale - start, "the frequencies of a table exceed {}", kScale);
     intervals_[symbol] = {static_cast<uint16_t>(start), static_cast<uint16_t>(frequency)};
-    std::fill_n(symbols_.begin() + start, frequency, static_cast<uint16_t>(symbol));
+    for (uint32_t i = 0; i < frequency; ++i) {
+      slots_[start + i] = static_cast<uint32_t>(symbol) | i << 8 | (frequency - 1) << 20;
+    }
     start += frequency;
   }
   core::check(start == kScale, "the frequencies of a table sum to {} instead of {}", start, kScale);
 }
 
-void RansEncoder::put(unsigned lane, const RansTable& table, uint32_t symbol) {
-  const RansTable::Interval interval = table.interval(symbol);
-  core::check(interval.frequency > 0, "symbol {} has no frequency", symbol);
-  operations_.push_back({interval.start, interval.frequency, static_cast<uint8_t>(lane), 0});
-}
-
 void RansEncoder::put_bit(unsigned lane, uint16_t zero, bool bit) {
   operations_.push_back(
       {bit ? zero : uint16_t{0}, static_cast<uint16_t>(bit ? kScale - zero : zero), static_cast<uint8_t>(lane), 0});
-}
-
-void RansEncoder::put_raw(unsigned lane, uint32_t value, unsigned bits) {
-  operations_.push_back(
-      {static_cast<uint16_t>(value & ((1u << bits) - 1)), 0, static_cast<uint8_t>(lane), static_cast<uint8_t>(bits)});
 }
 
 void RansEncoder::finish(unsigned lanes, std::vector<std::byte>& out) {
@@ -77,12 +70,13 @@ RansDecoder::RansDecoder(std::span<const std::byte> bytes, unsigned lanes) : lan
     states_[lane] = load<uint32_t>(bytes.data(), lane);
     core::check(states_[lane] >= rans::kLowest, "a coder state is out of range");
   }
-  next_ = bytes.data() + 4 * lanes;
-  end_ = bytes.data() + bytes.size();
+  size_ = bytes.size() / 2 - 2 * lanes;
+  words_.resize(size_ + 2);
+  std::memcpy(words_.data(), bytes.data() + 4 * lanes, 2 * size_);
 }
 
 void RansDecoder::finish() const {
-  core::check(!overrun_ && next_ == end_, "the coded stream is {} than its contents", overrun_ ? "shorter" : "longer");
+  core::check(next_ == size_, "the coded stream is {} than its contents", overrun() ? "shorter" : "longer");
   for (unsigned lane = 0; lane < lanes_; ++lane) {
     core::check(states_[lane] == rans::kLowest, "the coded stream does not end as it must");
   }

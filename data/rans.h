@@ -2,11 +2,14 @@
 // Layout in docs/trace-format.md, "Entropy coding".
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include "core/error.h"
 
 namespace distill::data {
 
@@ -17,11 +20,11 @@ inline constexpr uint32_t kLowest = uint32_t{1} << 16;  // states lie in [2^16, 
 inline constexpr unsigned kMaxRawBits = 16;
 }  // namespace rans
 
-// A static distribution over the symbols [0, frequencies).
+// A static distribution over at most 256 symbols.
 class RansTable {
  public:
   RansTable() = default;
-  // Frequencies sum to 4096; a symbol of frequency 0 cannot be coded. Throws Error if they don't.
+  // Frequencies sum to 4096; a symbol of frequency 0 cannot be coded. Throws Error if they don't, or are too many.
   explicit RansTable(std::span<const uint16_t> frequencies);
 
   struct Interval {
@@ -29,23 +32,31 @@ class RansTable {
     uint16_t frequency = 0;
   };
   const Interval& interval(uint32_t symbol) const { return intervals_[symbol]; }
-  uint32_t symbol_at(uint32_t slot) const { return symbols_[slot]; }
-  size_t size() const { return intervals_.size(); }
+  // Of the symbol whose interval holds the slot: itself in the lowest 8 bits, then in 12 bits each the distance of the
+  // slot from its start and its frequency less 1.
+  uint32_t slot(uint32_t slot) const { return slots_[slot]; }
 
  private:
   std::vector<Interval> intervals_;
-  std::vector<uint16_t> symbols_;  // [4096]
+  std::vector<uint32_t> slots_;  // [4096]
 };
 
 // Collects what is to be coded in the order in which it will be decoded, then writes it from the back.
 class RansEncoder {
  public:
   // `lane` is below the number of lanes given to finish(). Throws Error if the table gives the symbol no frequency.
-  void put(unsigned lane, const RansTable& table, uint32_t symbol);
+  void put(unsigned lane, const RansTable& table, uint32_t symbol) {
+    const RansTable::Interval interval = table.interval(symbol);
+    core::check(interval.frequency > 0, "symbol {} has no frequency", symbol);
+    operations_.push_back({interval.start, interval.frequency, static_cast<uint8_t>(lane), 0});
+  }
   // A bit that is 0 with probability `zero` / 4096, 0 < zero < 4096.
   void put_bit(unsigned lane, uint16_t zero, bool bit);
   // The lowest `bits` (at most 16) of `value`, uncompressed.
-  void put_raw(unsigned lane, uint32_t value, unsigned bits);
+  void put_raw(unsigned lane, uint32_t value, unsigned bits) {
+    operations_.push_back(
+        {static_cast<uint16_t>(value & ((1u << bits) - 1)), 0, static_cast<uint8_t>(lane), static_cast<uint8_t>(bits)});
+  }
   // Appends the states of `lanes` lanes (u32 each) and the words, and starts afresh.
   void finish(unsigned lanes, std::vector<std::byte>& out);
 
@@ -67,12 +78,10 @@ class RansDecoder {
 
   uint32_t get(unsigned lane, const RansTable& table) {
     uint32_t& state = states_[lane];
-    const uint32_t slot = state & ((1u << rans::kScaleBits) - 1);
-    const uint32_t symbol = table.symbol_at(slot);
-    const RansTable::Interval& interval = table.interval(symbol);
-    state = interval.frequency * (state >> rans::kScaleBits) + slot - interval.start;
+    const uint32_t slot = table.slot(state & ((1u << rans::kScaleBits) - 1));
+    state = ((slot >> 20) + 1) * (state >> rans::kScaleBits) + (slot >> 8 & 0xFFF);
     refill(state);
-    return symbol;
+    return slot & 0xFF;
   }
   bool get_bit(unsigned lane, uint32_t zero) {
     uint32_t& state = states_[lane];
@@ -91,25 +100,22 @@ class RansDecoder {
   }
   // Throws Error unless exactly the whole stream was read and every state is the one that encoding began with.
   void finish() const;
+  // Whether more was read than there is.
+  bool overrun() const { return next_ > size_; }
 
  private:
+  // Without branches: whether a word is due is as good as random.
   void refill(uint32_t& state) {
-    if (state >= rans::kLowest) return;
-    uint32_t word = 0;
-    if (next_ + 2 <= end_) {
-      word = static_cast<uint32_t>(next_[0]) | static_cast<uint32_t>(next_[1]) << 8;
-      next_ += 2;
-    } else {
-      overrun_ = true;
-    }
-    state = state << 16 | word;
+    const bool due = state < rans::kLowest;
+    const uint32_t refilled = state << 16 | words_[next_];
+    state = due ? refilled : state;
+    next_ = std::min(next_ + due, size_ + 1);
   }
 
   std::array<uint32_t, rans::kLanes> states_{};
   unsigned lanes_;
-  const std::byte* next_;
-  const std::byte* end_;
-  bool overrun_ = false;
+  std::vector<uint16_t> words_;  // and two zeros
+  size_t size_ = 0, next_ = 0;   // size_ + 1 once more was read than there is
 };
 
 // Frequencies proportional to `counts` (below 2^50), summing to 4096, at least 1 where the count is not 0. Throws Error

@@ -125,69 +125,117 @@ int32_t drawn_token(const TraceDocument& document, size_t position) {
 // Hands everything there is to code about a document to `sink`, in the order in which it is decoded:
 // sink.symbol(lane, context, symbol), sink.raw(lane, value, bits, context).
 template <typename Sink>
-void emit(const TraceDocument& document, const SparseTargets& targets, const TraceProvenance& provenance,
-          const SetCodec::Tables& tables, Sink&& sink) {
-  const size_t positions = targets.positions();
-  core::check(positions == static_cast<size_t>(document.completion_length()), "{} targets for {} completion tokens",
-              positions, document.completion_length());
-  const auto number = [&](unsigned lane, unsigned context, uint32_t value) {
-    const Magnitude magnitude = Magnitude::of(value);
-    sink.symbol(lane, context, magnitude.symbol);
-    const unsigned low = std::min(magnitude.bits, rans::kMaxRawBits);
-    if (low > 0) sink.raw(lane, magnitude.raw, low, context);
-    if (magnitude.bits > low) sink.raw(lane, magnitude.raw >> low, magnitude.bits - low, context);
+class Emitter {
+ public:
+  Emitter(const TraceDocument& document, const SparseTargets& targets, const TraceProvenance& provenance,
+          const SetCodec::Tables& tables, Sink& sink)
+      : document_(document), targets_(targets), provenance_(provenance), tables_(tables), sink_(sink) {}
+
+  void run() {
+    const size_t positions = targets_.positions();
+    core::check(positions == static_cast<size_t>(document_.completion_length()), "{} targets for {} completion tokens",
+                positions, document_.completion_length());
+    const uint64_t stream = target_stream(document_.key);
+    for (size_t begin = 0; begin < positions; begin += rans::kLanes) {
+      lanes_ = lanes_of(positions - begin);
+      for (unsigned lane = 0; lane < lanes_; ++lane) load(lane, begin + lane, stream);
+      emit_counts();
+      emit_heads();
+      emit_tails();
+    }
+  }
+
+ private:
+  struct Lane {
+    SetPosition set;
+    int32_t drawn = 0;
+    std::vector<uint64_t> tail;  // ascending: rank in the upper half, count in the lower
+    uint32_t reached = 0;
   };
 
-  std::array<SetPosition, rans::kLanes> group;
-  std::array<std::vector<std::pair<uint32_t, uint32_t>>, rans::kLanes> tails;  // rank and count, ascending
-  for (size_t begin = 0; begin < positions; begin += rans::kLanes) {
-    const unsigned lanes = lanes_of(positions - begin);
-    size_t heads = 0, most_tail = 0;
-    for (unsigned lane = 0; lane < lanes; ++lane) {
-      const size_t position = begin + lane;
-      // A stream apart from the draws of the target itself, which use small positions.
-      core::Philox random = target_draws(provenance.sampling.seed, document.key, position | uint64_t{1} << 31);
-      core::with_context(fmt::format("position {}", position),
-                         [&] { reduce(targets[position], provenance.targets, tables.grid, random, group[lane]); });
-      tails[lane].clear();
-      for (size_t i = 0; i < group[lane].tail.size(); ++i) {
-        tails[lane].emplace_back(tables.rank(group[lane].tail[i], drawn_token(document, position)),
-                                 group[lane].counts[i]);
-      }
-      std::ranges::sort(tails[lane]);
-      heads = std::max(heads, group[lane].head.size());
-      most_tail = std::max(most_tail, group[lane].tail.size());
+  void load(unsigned lane, size_t position, uint64_t stream) {
+    Lane& at = group_[lane];
+    // Apart from the draws of the target itself, which use small positions.
+    core::Philox random(provenance_.sampling.seed, stream, position | uint64_t{1} << 31);
+    try {
+      reduce(targets_[position], provenance_.targets, tables_.grid, random, at.set);
+    } catch (...) {
+      core::rethrow_with_context(fmt::format("position {}", position));
     }
-    for (unsigned lane = 0; lane < lanes; ++lane)
-      number(lane, kHeadCount, static_cast<uint32_t>(group[lane].head.size()));
-    for (unsigned lane = 0; lane < lanes; ++lane)
-      number(lane, kTailCount, static_cast<uint32_t>(group[lane].tail.size()));
-    for (size_t head = 0; head < heads; ++head) {
-      for (unsigned lane = 0; lane < lanes; ++lane) {
-        const SetPosition& position = group[lane];
-        if (head >= position.head.size()) continue;
-        number(lane, head_rank_context(head), tables.rank(position.head[head], drawn_token(document, begin + lane)));
-      }
-      for (unsigned lane = 0; lane < lanes; ++lane) {
-        const SetPosition& position = group[lane];
-        if (head >= position.head.size()) continue;
-        const unsigned context = level_context(head, position.head.size()),
-                       extra = tables.weight_bits - kLevelSymbolBits;
-        sink.symbol(lane, context, position.levels[head] >> extra);
-        if (extra > 0) sink.raw(lane, position.levels[head], extra, context);
-      }
+    at.drawn = drawn_token(document_, position);
+    at.reached = 0;
+    at.tail.clear();
+    for (size_t i = 0; i < at.set.tail.size(); ++i) {
+      at.tail.push_back(uint64_t{tables_.rank(at.set.tail[i], at.drawn)} << 32 | at.set.counts[i]);
     }
-    std::array<uint32_t, rans::kLanes> reached{};
-    for (size_t i = 0; i < most_tail; ++i) {
-      for (unsigned lane = 0; lane < lanes; ++lane) {
-        if (i >= tails[lane].size()) continue;
-        const auto [rank, count] = tails[lane][i];
-        number(lane, gap_context(tails[lane].size() - i, reached[lane]), rank - reached[lane]);
-        reached[lane] = rank + 1;
-        if (provenance.targets.draws > 0) number(lane, kMultiplicity, count - 1);
+    std::ranges::sort(at.tail);
+  }
+
+  void number(unsigned lane, unsigned context, uint32_t value) {
+    const Magnitude magnitude = Magnitude::of(value);
+    sink_.symbol(lane, context, magnitude.symbol);
+    const unsigned low = std::min(magnitude.bits, rans::kMaxRawBits);
+    if (low > 0) sink_.raw(lane, magnitude.raw, low, context);
+    if (magnitude.bits > low) sink_.raw(lane, magnitude.raw >> low, magnitude.bits - low, context);
+  }
+
+  void emit_counts() {
+    for (unsigned lane = 0; lane < lanes_; ++lane)
+      number(lane, kHeadCount, static_cast<uint32_t>(group_[lane].set.head.size()));
+    for (unsigned lane = 0; lane < lanes_; ++lane)
+      number(lane, kTailCount, static_cast<uint32_t>(group_[lane].set.tail.size()));
+  }
+
+  void emit_heads() {
+    const unsigned extra = tables_.weight_bits - kLevelSymbolBits;
+    bool more = true;
+    for (size_t head = 0; more; ++head) {
+      more = false;
+      for (unsigned lane = 0; lane < lanes_; ++lane) {
+        const Lane& at = group_[lane];
+        if (head >= at.set.head.size()) continue;
+        number(lane, head_rank_context(head), tables_.rank(at.set.head[head], at.drawn));
+      }
+      for (unsigned lane = 0; lane < lanes_; ++lane) {
+        const SetPosition& set = group_[lane].set;
+        if (head >= set.head.size()) continue;
+        const unsigned context = level_context(head, set.head.size());
+        sink_.symbol(lane, context, set.levels[head] >> extra);
+        if (extra > 0) sink_.raw(lane, set.levels[head], extra, context);
+        more = true;
       }
     }
   }
+
+  void emit_tails() {
+    bool more = true;
+    for (size_t i = 0; more; ++i) {
+      more = false;
+      for (unsigned lane = 0; lane < lanes_; ++lane) {
+        Lane& at = group_[lane];
+        if (i >= at.tail.size()) continue;
+        const auto rank = static_cast<uint32_t>(at.tail[i] >> 32), count = static_cast<uint32_t>(at.tail[i]);
+        number(lane, gap_context(at.tail.size() - i, at.reached), rank - at.reached);
+        at.reached = rank + 1;
+        if (provenance_.targets.draws > 0) number(lane, kMultiplicity, count - 1);
+        more = true;
+      }
+    }
+  }
+
+  const TraceDocument& document_;
+  const SparseTargets& targets_;
+  const TraceProvenance& provenance_;
+  const SetCodec::Tables& tables_;
+  Sink& sink_;
+  unsigned lanes_ = 0;
+  std::array<Lane, rans::kLanes> group_;
+};
+
+template <typename Sink>
+void emit(const TraceDocument& document, const SparseTargets& targets, const TraceProvenance& provenance,
+          const SetCodec::Tables& tables, Sink& sink) {
+  Emitter<Sink>(document, targets, provenance, tables, sink).run();
 }
 
 struct EncodingSink {
@@ -217,112 +265,145 @@ struct MeasuringSink {
   void raw(unsigned, uint32_t, unsigned bits, unsigned context) { part(context) += bits; }
 };
 
-// The mirror image of emit().
+// The mirror image of Emitter, straight into SparseTargets.
 class SetDecoder {
  public:
   SetDecoder(const TraceDocument& document, std::span<const std::byte> payload, const TraceProvenance& provenance,
-             const SetCodec::Tables& tables)
+             const SetCodec::Tables& tables, SparseTargets& out)
       : document_(document),
         spec_(provenance.targets),
         tables_(tables),
         positions_(static_cast<size_t>(document.completion_length())),
         stream_(payload, lanes_of(positions_)),
-        seen_(tables.id_of.size()) {}
+        out_(out) {}
 
-  void run(SparseTargets& out) {
-    out.clear();
+  void run() {
+    out_.clear();
     for (size_t begin = 0; begin < positions_; begin += rans::kLanes) {
-      const unsigned lanes = lanes_of(positions_ - begin);
-      read_counts(lanes);
-      read_heads(begin, lanes);
-      read_tails(begin, lanes);
-      for (unsigned lane = 0; lane < lanes; ++lane) {
-        check_distinct(begin + lane, group_[lane]);
-        expand(group_[lane], spec_, tables_.grid, out);
-      }
+      lanes_ = lanes_of(positions_ - begin);
+      read_counts(begin);
+      read_heads();
+      read_tails();
+      for (unsigned lane = 0; lane < lanes_; ++lane) complete(begin + lane, group_[lane]);
+      core::check(!stream_.overrun(), "the coded stream is shorter than its contents");
     }
     stream_.finish();
   }
 
  private:
+  struct Lane {
+    uint32_t heads, tail;
+    size_t begin;         // of the position in the output
+    int32_t drawn;        // the document's own token
+    uint32_t drawn_rank;  // its rank among the others, which stands for nothing
+    uint32_t reached;     // by the tail's ranks
+    double rest;          // what the heads so far left
+    uint64_t counts;      // sum of the tail's
+  };
+
   uint32_t number(unsigned lane, unsigned context) {
     const uint32_t symbol = stream_.get(lane, tables_.symbols[context]);
     const unsigned bits = Magnitude::bits_of(symbol);
-    if (bits == 0) return symbol;
-    const unsigned low = std::min(bits, rans::kMaxRawBits);
-    uint32_t raw = stream_.get_raw(lane, low);
-    if (bits > low) raw |= stream_.get_raw(lane, bits - low) << low;
-    return Magnitude::value(symbol, raw);
+    if (bits <= rans::kMaxRawBits) [[likely]]
+      return Magnitude::value(symbol, stream_.get_raw(lane, bits));
+    const uint32_t low = stream_.get_raw(lane, rans::kMaxRawBits);
+    return Magnitude::value(symbol, low | stream_.get_raw(lane, bits - rans::kMaxRawBits) << rans::kMaxRawBits);
   }
 
-  int32_t id_at(size_t position, uint32_t rank) const {
-    if (rank == 0) return drawn_token(document_, position);
-    core::check(rank <= tables_.id_of.size(), "position {}: rank {} in a vocabulary of {}", position, rank,
+  int32_t id_at(const Lane& lane, uint32_t rank) const {
+    core::check(rank <= tables_.id_of.size() && rank != lane.drawn_rank, "rank {} in a vocabulary of {}", rank,
                 tables_.id_of.size());
-    return tables_.id_of[rank - 1];
+    return rank == 0 ? lane.drawn : tables_.id_of[rank - 1];
   }
 
-  void read_counts(unsigned lanes) {
+  void read_counts(size_t begin) {
     heads_ = tails_ = 0;
-    for (unsigned lane = 0; lane < lanes; ++lane) {
-      group_[lane].clear();
-      const uint32_t heads = number(lane, kHeadCount);
-      core::check(heads <= max_ids(spec_), "{} ids in a position of {} targets", heads, spec_.to_string());
-      group_[lane].head.resize(heads);
-      group_[lane].levels.resize(heads);
-      heads_ = std::max<size_t>(heads_, heads);
+    size_t end = out_.ids.size();
+    const uint32_t most = max_ids(spec_);
+    for (unsigned lane = 0; lane < lanes_; ++lane) group_[lane].heads = number(lane, kHeadCount);
+    for (unsigned lane = 0; lane < lanes_; ++lane) group_[lane].tail = number(lane, kTailCount);
+    for (unsigned lane = 0; lane < lanes_; ++lane) {
+      Lane& at = group_[lane];
+      core::check(at.heads <= most && at.tail <= most - at.heads, "{} + {} ids in a position of {} targets", at.heads,
+                  at.tail, spec_.to_string());
+      at.begin = end;
+      at.drawn = drawn_token(document_, begin + lane);
+      at.drawn_rank = tables_.rank_of[at.drawn] + 1;
+      at.reached = 0;
+      at.rest = 1;
+      at.counts = at.tail;
+      end += at.heads + at.tail;
+      heads_ = std::max(heads_, at.heads);
+      tails_ = std::max(tails_, at.tail);
     }
-    for (unsigned lane = 0; lane < lanes; ++lane) {
-      const uint32_t tail = number(lane, kTailCount);
-      core::check(tail <= max_ids(spec_) - group_[lane].head.size(), "{} more ids in a position of {} targets", tail,
-                  spec_.to_string());
-      group_[lane].tail.resize(tail);
-      group_[lane].counts.assign(tail, 1);
-      tails_ = std::max<size_t>(tails_, tail);
-    }
+    // A stream may say much in few bytes; no document that this program writes says more.
+    constexpr size_t kMostIds = size_t{1} << 28;
+    core::check(end <= kMostIds, "more than {} ids in a document", kMostIds);
+    out_.ids.resize(end);
+    out_.weights.resize(end);
   }
 
-  void read_heads(size_t begin, unsigned lanes) {
+  void read_heads() {
     const unsigned extra = tables_.weight_bits - kLevelSymbolBits;
-    for (size_t head = 0; head < heads_; ++head) {
-      for (unsigned lane = 0; lane < lanes; ++lane) {
-        SetPosition& position = group_[lane];
-        if (head < position.head.size())
-          position.head[head] = id_at(begin + lane, number(lane, head_rank_context(head)));
+    for (uint32_t head = 0; head < heads_; ++head) {
+      for (unsigned lane = 0; lane < lanes_; ++lane) {
+        const Lane& at = group_[lane];
+        if (head < at.heads) out_.ids[at.begin + head] = id_at(at, number(lane, head_rank_context(head)));
       }
-      for (unsigned lane = 0; lane < lanes; ++lane) {
-        SetPosition& position = group_[lane];
-        if (head >= position.head.size()) continue;
-        uint32_t level = stream_.get(lane, tables_.symbols[level_context(head, position.head.size())]) << extra;
+      for (unsigned lane = 0; lane < lanes_; ++lane) {
+        Lane& at = group_[lane];
+        if (head >= at.heads) continue;
+        uint32_t level = stream_.get(lane, tables_.symbols[level_context(head, at.heads)]) << extra;
         if (extra > 0) level |= stream_.get_raw(lane, extra);
-        position.levels[head] = level;
+        core::check(level < tables_.grid.levels(), "level {} of a grid of {}", level, tables_.grid.levels());
+        const double weight = at.rest * tables_.grid.share(level);
+        out_.weights[at.begin + head] = static_cast<float>(weight);
+        at.rest -= weight;
       }
     }
   }
 
-  void read_tails(size_t begin, unsigned lanes) {
-    std::array<uint32_t, rans::kLanes> reached{};
-    for (size_t i = 0; i < tails_; ++i) {
-      for (unsigned lane = 0; lane < lanes; ++lane) {
-        SetPosition& position = group_[lane];
-        if (i >= position.tail.size()) continue;
+  void read_tails() {
+    const bool drawn = spec_.draws > 0;
+    for (uint32_t i = 0; i < tails_; ++i) {
+      for (unsigned lane = 0; lane < lanes_; ++lane) {
+        Lane& at = group_[lane];
+        if (i >= at.tail) continue;
         // Both below 2^31: no overflow; id_at() bounds what is reached.
-        const uint32_t rank = reached[lane] + number(lane, gap_context(position.tail.size() - i, reached[lane]));
-        position.tail[i] = id_at(begin + lane, rank);
-        reached[lane] = rank + 1;
-        if (spec_.draws > 0) position.counts[i] = 1 + number(lane, kMultiplicity);
+        const uint32_t rank = at.reached + number(lane, gap_context(at.tail - i, at.reached));
+        out_.ids[at.begin + at.heads + i] = id_at(at, rank);
+        at.reached = rank + 1;
+        if (!drawn) continue;
+        const uint32_t more = number(lane, kMultiplicity);
+        out_.weights[at.begin + at.heads + i] = 1 + static_cast<float>(more);  // below 2^24 where it makes sense
+        at.counts += more;
       }
     }
   }
 
-  void check_distinct(size_t position, const SetPosition& set) {
-    const auto mark = static_cast<uint32_t>(position + 1);
-    for (const auto* ids : {&set.head, &set.tail}) {
-      for (const int32_t id : *ids) {
-        core::check(seen_[id] != mark, "position {}: id {} appears twice", position, id);
-        seen_[id] = mark;
-      }
+  // The tail's weights and the end of the position. Ranks of the tail ascend, so only heads may come twice.
+  void complete(size_t position, const Lane& at) {
+    const std::span all = std::span(out_.ids).subspan(at.begin, at.heads + at.tail);
+    check_distinct(position, all, at.heads);
+    const std::span weights = std::span(out_.weights).subspan(at.begin + at.heads, at.tail);
+    const double unit = at.rest / static_cast<double>(at.counts);
+    for (float& weight : weights)
+      weight = static_cast<float>(unit * (spec_.draws > 0 ? static_cast<double>(weight) : 1));
+    const bool covered = at.tail > 0 || spec_.random();
+    out_.uncovered.push_back(covered ? 0.0f : static_cast<float>(std::max(0.0, at.rest)));
+    out_.offsets.push_back(static_cast<int64_t>(at.begin + all.size()));
+  }
+
+  void check_distinct(size_t position, std::span<const int32_t> ids, size_t heads) {
+    bool distinct = true;
+    if (heads <= 32) {
+      for (const int32_t id : ids.first(heads)) distinct &= std::ranges::count(ids, id) == 1;
+    } else {
+      sorted_.assign(ids.begin(), ids.end());
+      std::ranges::sort(sorted_);
+      distinct = std::ranges::adjacent_find(sorted_) == sorted_.end();
     }
+    core::check(distinct, "position {}: an id appears twice", position);
   }
 
   const TraceDocument& document_;
@@ -330,9 +411,11 @@ class SetDecoder {
   const SetCodec::Tables& tables_;
   size_t positions_;
   RansDecoder stream_;
-  std::vector<uint32_t> seen_;  // [vocabulary], the last position, from 1, that had the id
-  std::array<SetPosition, rans::kLanes> group_;
-  size_t heads_ = 0, tails_ = 0;  // most of the group
+  SparseTargets& out_;
+  unsigned lanes_ = 0;
+  std::array<Lane, rans::kLanes> group_{};
+  uint32_t heads_ = 0, tails_ = 0;  // most of the group
+  std::vector<int32_t> sorted_;
 };
 
 unsigned default_weight_bits(const TargetSpec& spec) {
@@ -388,7 +471,7 @@ void SetCodec::encode(const TraceDocument& document, const SparseTargets& target
 }
 
 void SetCodec::decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const {
-  SetDecoder(document, payload, provenance_, *tables_).run(out);
+  SetDecoder(document, payload, provenance_, *tables_, out).run();
 }
 
 TargetCodec::Sizes SetCodec::sizes(const Trace& trace, std::span<const std::byte>) const {
@@ -425,7 +508,8 @@ void SetCodecTrainer::count_symbols(const TraceDocument& document, const SparseT
     }
     state_->tables->rank(std::move(classes));
   }
-  emit(document, targets, state_->provenance, *state_->tables, CountingSink{state_->symbol_counts});
+  CountingSink sink{state_->symbol_counts};
+  emit(document, targets, state_->provenance, *state_->tables, sink);
 }
 
 std::unique_ptr<const TargetCodec> SetCodecTrainer::finish() {

@@ -53,32 +53,29 @@ void reduce(const TargetDistribution& target, const TargetSpec& spec, const Weig
     out.counts.push_back(static_cast<uint32_t>(std::max(1L, std::lround(count))));
   }
 
-  double rest = tail + static_cast<double>(target.uncovered);
-  for (size_t i = 0; i < heads; ++i) rest += static_cast<double>(target.weights[i]);
+  // Summed from the end: next to a weight of nearly 1, a difference would lose what little is left.
+  out.rests.resize(heads);
+  double sum = tail + static_cast<double>(target.uncovered);
+  for (size_t i = heads; i-- > 0;) out.rests[i] = sum += static_cast<double>(target.weights[i]);
   for (size_t i = 0; i < heads; ++i) {
     const auto weight = static_cast<double>(target.weights[i]);
+    const double rest = out.rests[i];
     const bool takes_all = i + 1 == heads && out.tail.empty() && spec.random();
     out.levels.push_back(takes_all ? grid.levels() - 1 : grid.round(rest > 0 ? weight / rest : 0, random));
-    rest -= weight;
+    if (out.levels.back() + 1 < grid.levels()) continue;
+    // Nothing is left for the others: their weights are zero, and they need not be stored.
+    out.head.resize(i + 1);
+    out.tail.clear();
+    out.counts.clear();
+    break;
   }
-}
-
-void expand(const SetPosition& position, const TargetSpec& spec, const WeightGrid& grid, SparseTargets& out) {
-  double rest = 1;
-  for (size_t i = 0; i < position.head.size(); ++i) {
-    const double weight = rest * grid.share(position.levels[i]);
-    out.ids.push_back(position.head[i]);
-    out.weights.push_back(static_cast<float>(weight));
-    rest -= weight;
+  // A last head that takes all is a tail of one.
+  if (spec.mode == TargetMode::kThreshold && out.tail.empty() && !out.head.empty()) {
+    out.tail.push_back(out.head.back());
+    out.counts.push_back(1);
+    out.head.pop_back();
+    out.levels.pop_back();
   }
-  const double counts = std::accumulate(position.counts.begin(), position.counts.end(), 0.0);
-  for (size_t i = 0; i < position.tail.size(); ++i) {
-    out.ids.push_back(position.tail[i]);
-    out.weights.push_back(static_cast<float>(rest * position.counts[i] / counts));
-  }
-  const bool covered = !position.tail.empty() || spec.random();
-  out.uncovered.push_back(covered ? 0.0f : static_cast<float>(std::max(0.0, rest)));
-  out.offsets.push_back(static_cast<int64_t>(out.ids.size()));
 }
 
 }  // namespace distill::data

@@ -1,4 +1,4 @@
-// One stored position reduced to its essence, and back.
+// One stored position reduced to its essence.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,7 @@ struct SetPosition {
   std::vector<int32_t> head, tail;
   std::vector<uint32_t> levels;  // [head]
   std::vector<uint32_t> counts;  // [tail]
+  std::vector<double> rests;     // [head], what each head and all after it weigh together
 
   void clear() {
     head.clear();
@@ -33,8 +34,5 @@ uint32_t max_ids(const TargetSpec& spec);
 // From ids and weights as encode_target() orders them. Throws Error if they are not of this mode.
 void reduce(const TargetDistribution& target, const TargetSpec& spec, const WeightGrid& grid, core::Philox& random,
             SetPosition& out);
-
-// Appends the position to `out`.
-void expand(const SetPosition& position, const TargetSpec& spec, const WeightGrid& grid, SparseTargets& out);
 
 }  // namespace distill::data

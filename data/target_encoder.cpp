@@ -150,9 +150,10 @@ void encode_hybrid(Distribution& p, const TargetSpec& spec, core::Philox& random
 }
 
 // With h tokens kept exactly, the threshold at which K tokens are kept is the rest's mass / (K - h); h is the least
-// number with which no token of the rest lies above it.
+// number with which no token of the rest lies above it. Given the threshold, K is the least number whose threshold is
+// no higher.
 void encode_threshold(Distribution& p, const TargetSpec& spec, core::Philox& random, SparseTargets& out) {
-  const auto count = static_cast<size_t>(spec.exact);
+  auto count = static_cast<size_t>(spec.exact);
   const auto candidates = greatest_ids(p.mass, count);
   std::vector<float> masses;
   for (const int32_t id : candidates) masses.push_back(p.mass[id]);
@@ -160,8 +161,15 @@ void encode_threshold(Distribution& p, const TargetSpec& spec, core::Philox& ran
   std::vector<double> rest(candidates.size() + 1, remove(p, candidates));
   for (size_t i = candidates.size(); i-- > 0;) rest[i] = rest[i + 1] + static_cast<double>(masses[i]);
   p.sum = rest[0];
+  if (spec.threshold > 0) {
+    // The tokens above it, and of the others as many as steps of at most the threshold reach.
+    const double threshold = spec.threshold * p.sum;
+    size_t above = 0;
+    while (above < candidates.size() && static_cast<double>(masses[above]) > threshold) ++above;
+    count = above + static_cast<size_t>(std::ceil(rest[above] / threshold));
+  }
   size_t exact = 0;
-  while (exact < candidates.size() &&
+  while (exact < std::min(count, candidates.size()) &&
          static_cast<double>(masses[exact]) * static_cast<double>(count - exact) > rest[exact]) {
     add(out, candidates[exact], static_cast<double>(masses[exact]) / p.sum);
     ++exact;
@@ -190,10 +198,13 @@ void finish(const TargetSpec& spec, SparseTargets& out) {
 
 }  // namespace
 
+uint64_t target_stream(const TraceKey& key) {
+  constexpr uint64_t kTargets = uint64_t{1} << 32;  // the tokens are drawn from stream_id(prompt id, sample)
+  return core::stream_id(key.prompt_id, kTargets + key.sample);
+}
+
 core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position) {
-  // A stream of its own: the tokens are drawn from stream_id(prompt id, sample).
-  constexpr uint64_t kTargets = uint64_t{1} << 32;
-  return {seed, core::stream_id(key.prompt_id, kTargets + key.sample), position};
+  return {seed, target_stream(key), position};
 }
 
 void encode_target(std::span<const float> logits, const TargetSpec& spec, core::Philox& draws, SparseTargets& out) {

@@ -11,8 +11,10 @@
 
 namespace distill::data {
 
-// The random numbers of the target at `position` of the completion: independent of those that drew its tokens, and the
-// same whoever computes it.
+// The stream of random numbers that the targets of a document have: independent of the one that drew its tokens.
+uint64_t target_stream(const TraceKey& key);
+
+// The random numbers of the target at `position` of the completion: the same whoever computes it.
 core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position);
 
 // Appends one position to `out`: the distribution softmax(logits / spec.temperature) over logits [vocab], reduced to

@@ -1,6 +1,7 @@
 #include "data/target_spec.h"
 
 #include <charconv>
+#include <cmath>
 
 #include "core/error.h"
 
@@ -9,8 +10,8 @@ namespace {
 
 [[noreturn]] void reject(std::string_view text) {
   core::fail_usage(
-      "targets '{}' are none of topk:K, sampled:N, hybrid:K+N, threshold:K (K and N from 1 to 65535, such as "
-      "threshold:16) or full",
+      "targets '{}' are none of threshold:T (T below 1, such as threshold:0.03), threshold:K, sampled:N, hybrid:K+N, "
+      "topk:K (K and N from 1 to 65535) or full",
       text);
 }
 
@@ -21,6 +22,14 @@ int32_t parse_count(std::string_view digits, std::string_view text) {
   return count;
 }
 
+double parse_threshold(std::string_view digits, std::string_view text) {
+  double threshold = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), threshold);
+  if (error != std::errc() || end != digits.data() + digits.size()) reject(text);
+  if (!(threshold >= 1e-4 && threshold < 1)) reject(text);
+  return threshold;
+}
+
 }  // namespace
 
 TargetSpec TargetSpec::parse(std::string_view text) {
@@ -29,6 +38,12 @@ TargetSpec TargetSpec::parse(std::string_view text) {
   if (colon == std::string_view::npos) reject(text);
   const std::string_view mode = text.substr(0, colon), counts = text.substr(colon + 1);
   if (mode == "topk") return {.mode = TargetMode::kTopk, .exact = parse_count(counts, text)};
+  if (mode == "threshold" && counts.starts_with("0.")) {
+    const double threshold = parse_threshold(counts, text);
+    return {.mode = TargetMode::kThreshold,
+            .exact = static_cast<int32_t>(std::ceil(1 / threshold)) + 1,
+            .threshold = threshold};
+  }
   if (mode == "threshold") return {.mode = TargetMode::kThreshold, .exact = parse_count(counts, text)};
   if (mode == "sampled") return {.mode = TargetMode::kSampled, .exact = 0, .draws = parse_count(counts, text)};
   const size_t plus = counts.find('+');
@@ -51,7 +66,7 @@ std::string TargetSpec::to_string() const {
     case TargetMode::kThreshold:
       break;
   }
-  return fmt::format("threshold:{}", exact);
+  return threshold > 0 ? fmt::format("threshold:{}", threshold) : fmt::format("threshold:{}", exact);
 }
 
 }  // namespace distill::data

@@ -14,18 +14,20 @@ enum class TargetMode : uint8_t {
   kFull,       // every token, its log-probability as fp16. For tests and tiny vocabularies.
   kSampled,    // N draws with replacement, as a multiset. Unbiased.
   kHybrid,     // the K most probable tokens exactly, N draws with replacement from the others. Unbiased.
-  kThreshold,  // K tokens: those above a threshold exactly, the others by systematic sampling. Unbiased, least
-               // variance.
+  kThreshold,  // Tokens above a threshold exactly, others by systematic sampling. Unbiased, least variance: of all ways
+               // to keep K tokens at each position, or, with a threshold T given, as many over all positions together.
 };
 
 struct TargetSpec {
   TargetMode mode = TargetMode::kTopk;
-  int32_t exact = 64;  // K
-  int32_t draws = 0;   // N
+  int32_t exact = 64;    // K
+  int32_t draws = 0;     // N
+  double threshold = 0;  // T, below 1: then `exact` is the most tokens that a position can have
   // The stored distribution is softmax(logits / temperature), whatever temperature the tokens were sampled at.
   double temperature = 1.0;
 
-  // "topk:64", "full", "sampled:50", "hybrid:8+8" or "threshold:16". Throws UsageError that lists the modes.
+  // "topk:64", "full", "sampled:50", "hybrid:8+8", "threshold:16" (K) or "threshold:0.03" (T). Throws UsageError that
+  // lists the modes.
   static TargetSpec parse(std::string_view text);
   // What parse() reads back.
   std::string to_string() const;

@@ -52,10 +52,13 @@ TEST_P(SetCodecTest, KeepsTheIdsAndRoundsTheWeightsToTheGrid) {
     ASSERT_EQ(decoded.positions(), trace.targets.positions());
     for (size_t i = 0; i < decoded.positions(); ++i) {
       const auto actual = weights_of(decoded[i]), expected = weights_of(trace.targets[i]);
-      ASSERT_EQ(actual.size(), expected.size());
       double sum = decoded.uncovered[i];
       for (const auto& [id, weight] : expected) {
-        ASSERT_TRUE(actual.contains(id));
+        // Only what a share rounded to 1 left nothing for may be missing.
+        if (!actual.contains(id)) {
+          EXPECT_LE(weight, step * step);
+          continue;
+        }
         // A step of the first share, and of all shares before it, of what is left.
         EXPECT_NEAR(actual.at(id), weight, 3 * step) << i << ' ' << id;
         sum += actual.at(id);
@@ -65,14 +68,26 @@ TEST_P(SetCodecTest, KeepsTheIdsAndRoundsTheWeightsToTheGrid) {
   }
 }
 
-TEST_P(SetCodecTest, EncodesWhatItDecodedToTheSameBytes) {
-  const auto codec = train(traces_, provenance_);
-  for (Trace trace : traces_) {
-    std::vector<std::byte> first, second;
-    codec->encode(trace.document, trace.targets, first);
-    codec->decode(trace.document, first, trace.targets);
-    codec->encode(trace.document, trace.targets, second);
-    EXPECT_EQ(first, second);
+// As when shards are merged: nothing is rounded twice.
+TEST_P(SetCodecTest, KeepsWhatItDecodedWhenThatIsEncodedAgain) {
+  const auto first = train(traces_, provenance_);
+  std::vector<Trace> decoded = traces_;
+  for (Trace& trace : decoded) {
+    std::vector<std::byte> payload;
+    first->encode(trace.document, trace.targets, payload);
+    first->decode(trace.document, payload, trace.targets);
+  }
+  const auto second = train(decoded, provenance_);
+  for (const Trace& trace : decoded) {
+    std::vector<std::byte> payload;
+    SparseTargets again;
+    second->encode(trace.document, trace.targets, payload);
+    second->decode(trace.document, payload, again);
+    for (size_t i = 0; i < again.positions(); ++i) {
+      const auto actual = weights_of(again[i]), expected = weights_of(trace.targets[i]);
+      ASSERT_EQ(actual.size(), expected.size());
+      for (const auto& [id, weight] : expected) EXPECT_NEAR(actual.at(id), weight, 2e-6) << i << ' ' << id;
+    }
   }
 }
 
@@ -113,7 +128,8 @@ TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, SetCodecTest,
-                         testing::Values("topk:12", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:16"),
+                         testing::Values("topk:12", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:16",
+                                         "threshold:0.05"),
                          [](const auto& mode) {
                            std::string name = mode.param;
                            std::ranges::replace_if(

@@ -43,20 +43,32 @@ std::vector<int32_t> by_probability(const std::vector<double>& p) {
   return order;
 }
 
+// How many ids a threshold target has: K, or the least number whose threshold is no higher than the one given.
+double number_kept(const std::vector<double>& p, const std::vector<int32_t>& order, const TargetSpec& spec) {
+  if (spec.threshold == 0) return spec.exact;
+  for (int kept = 1;; ++kept) {
+    double rest = 1;
+    int exact = 0;
+    while (exact < kept && p[order[exact]] * (kept - exact) > rest) rest -= p[order[exact++]];
+    if (exact == kept || rest / (kept - exact) <= spec.threshold) return kept;
+  }
+}
+
 // Variance of the stored weight of each token, as derived in docs/targets.md.
 std::vector<double> variances(const std::vector<double>& p, const TargetSpec& spec) {
   const auto order = by_probability(p);
   std::vector<double> result(p.size());
   size_t exact = 0;
-  double rest = 1;
+  double rest = 1, kept = 0;
   if (spec.mode == TargetMode::kHybrid) {
     for (; exact < static_cast<size_t>(spec.exact); ++exact) rest -= p[order[exact]];
   } else if (spec.mode == TargetMode::kThreshold) {
-    while (p[order[exact]] * (spec.exact - static_cast<double>(exact)) > rest) rest -= p[order[exact++]];
+    kept = number_kept(p, order, spec);
+    while (p[order[exact]] * (kept - static_cast<double>(exact)) > rest) rest -= p[order[exact++]];
   }
   for (size_t i = exact; i < order.size(); ++i) {
     const double q = p[order[i]];
-    result[order[i]] = spec.mode == TargetMode::kThreshold ? q * (rest / (spec.exact - static_cast<double>(exact)) - q)
+    result[order[i]] = spec.mode == TargetMode::kThreshold ? q * (rest / (kept - static_cast<double>(exact)) - q)
                                                            : q * (rest - q) / spec.draws;
   }
   return result;
@@ -139,7 +151,7 @@ TEST_P(RandomTargets, DependOnSeedKeyAndPositionOnly) {
 
 INSTANTIATE_TEST_SUITE_P(Modes, RandomTargets,
                          testing::Values("sampled:1", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:4",
-                                         "threshold:16"),
+                                         "threshold:16", "threshold:0.03", "threshold:0.3"),
                          [](const auto& mode) {
                            std::string name = mode.param;
                            std::ranges::replace_if(
@@ -168,6 +180,19 @@ TEST(Threshold, KeepsExactlyWhatLiesAboveTheThreshold) {
   }
 }
 
+TEST(Threshold, KeepsMoreIdsWhereTheTeacherIsLessCertain) {
+  const TargetSpec spec = TargetSpec::parse("threshold:0.05");
+  const auto kept = [&](double spread) {
+    core::Philox random(1, 2, 3);
+    SparseTargets out;
+    encode_target(logits_of(spread, 500), spec, random, out);
+    return out.ids.size();
+  };
+  EXPECT_EQ(kept(0.01), 20);
+  EXPECT_LT(kept(3), 20);
+  EXPECT_EQ(kept(60), 2);
+}
+
 TEST(Threshold, KeepsADistributionOfFewTokensWhole) {
   std::vector<float> logits(100, -kInfinity);
   logits[7] = 1, logits[50] = 2, logits[99] = -3;
@@ -180,11 +205,12 @@ TEST(Threshold, KeepsADistributionOfFewTokensWhole) {
 }
 
 TEST(TargetSpecs, ReadBackWhatTheyPrint) {
-  for (const char* text : {"topk:64", "full", "sampled:50", "hybrid:8+9", "threshold:16"}) {
+  for (const char* text : {"topk:64", "full", "sampled:50", "hybrid:8+9", "threshold:16", "threshold:0.03"}) {
     EXPECT_EQ(TargetSpec::parse(text).to_string(), text);
   }
-  for (const char* text : {"", "topk", "topk:", "topk:0", "topk:65536", "topk:-1", "hybrid:8", "hybrid:8+", "hybrid:+8",
-                           "sampled:1+1", "threshold:x", "full:1"}) {
+  for (const char* text :
+       {"", "topk", "topk:", "topk:0", "topk:65536", "topk:-1", "hybrid:8", "hybrid:8+", "hybrid:+8", "sampled:1+1",
+        "threshold:x", "full:1", "threshold:0", "threshold:0.00001", "threshold:0.1x", "threshold:1.5", "topk:0.1"}) {
     EXPECT_THAT(error_of([&] { TargetSpec::parse(text); }), HasSubstr("threshold:K")) << text;
   }
 }

@@ -21,7 +21,8 @@ class TraceReaderTest : public testing::Test {
  protected:
   void write(const std::string& name, const TraceProvenance& provenance, const std::vector<Trace>& traces,
              uint64_t documents_per_shard = UINT64_MAX) {
-    TraceWriter writer(directory(), provenance, {.name = name, .documents_per_shard = documents_per_shard, .entropy_coded = false});
+    TraceWriter writer(directory(), provenance,
+                       {.name = name, .documents_per_shard = documents_per_shard, .entropy_coded = false});
     for (const Trace& trace : traces) writer.append(trace);
     writer.finish();
   }

@@ -23,6 +23,7 @@ SETS = [
     ("sampled", "sampled:25", 300, 20, "sets"),
     ("hybrid", "hybrid:4+6", 300, 20, "sets"),
     ("threshold", "threshold:16", 70000, 8, "sets"),
+    ("cutoff", "threshold:0.05", 300, 20, "sets"),
 ]
 
 

@@ -1,93 +1,67 @@
 #include "data/target_encoder.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <vector>
 
 #include "core/error.h"
-#include "kernels/multiversion.h"
+#include "kernels/softmax_row/softmax_row.h"
 
 namespace distill::data {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+using kernels::kRowChunk;
 
-// The greatest logit; NaN if one is NaN or +infinity.
-DISTILL_MULTIVERSION float max_or_invalid(const float* logits, size_t count) {
-  constexpr size_t kLanes = 16;  // so that the comparisons vectorise
-  std::array<float, kLanes> greatest;
-  std::array<int32_t, kLanes> invalid{};
-  greatest.fill(-kInfinity);
-  for (size_t i = 0; i + kLanes <= count; i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      const float logit = logits[i + lane];
-      invalid[lane] |= !(logit < kInfinity);
-      greatest[lane] = logit > greatest[lane] ? logit : greatest[lane];
-    }
-  }
-  for (size_t i = count - count % kLanes; i < count; ++i) {
-    invalid[0] |= !(logits[i] < kInfinity);
-    greatest[0] = logits[i] > greatest[0] ? logits[i] : greatest[0];
-  }
-  if (std::ranges::count(invalid, 0) != kLanes) return std::numeric_limits<float>::quiet_NaN();
-  return std::ranges::max(greatest);
-}
-
-// e^((logit - greatest) * scale) of each logit, and their sum.
-DISTILL_MULTIVERSION double exponentials(const float* logits, size_t count, float greatest, float scale, float* out) {
-  constexpr size_t kLanes = 16;    // partial sums, so that the additions vectorise
-  constexpr size_t kBlock = 1024;  // summed in fp32; the blocks in fp64
-  double sum = 0;
-  for (size_t begin = 0; begin < count; begin += kBlock) {
-    const size_t size = std::min(kBlock, count - begin);
-    std::array<float, kLanes> lanes{};
-    for (size_t i = 0; i < size; ++i) {
-      const float logit = logits[begin + i];
-      const float value = kernels::vector_exp((logit - greatest) * scale);
-      out[begin + i] = logit == -kInfinity ? 0.0f : value;
-      lanes[i % kLanes] += out[begin + i];
-    }
-    for (const float lane : lanes) sum += static_cast<double>(lane);
-  }
-  return sum;
-}
-
-// A distribution over the vocabulary, not normalised.
+// A distribution over the vocabulary, not normalised, with its sums over chunks, so that draws skip from one to the
+// next.
 struct Distribution {
   std::vector<float> mass;
-  double sum = 0;
+  std::vector<float> chunk_sums;
+  double sum = 0;  // of all masses as they were at first
+
   double probability(int32_t id) const { return static_cast<double>(mass[id]) / sum; }
+  double remaining() const { return std::accumulate(chunk_sums.begin(), chunk_sums.end(), 0.0); }
+  // Masses of one chunk.
+  std::span<const float> chunk(size_t index) const {
+    const size_t begin = index * kRowChunk;
+    return std::span(mass).subspan(begin, std::min(kRowChunk, mass.size() - begin));
+  }
+  void set(int32_t id, float value) {
+    mass[id] = value;
+    const size_t index = static_cast<size_t>(id) / kRowChunk;
+    const auto own = chunk(index);
+    chunk_sums[index] = static_cast<float>(std::accumulate(own.begin(), own.end(), 0.0));
+  }
 };
 
-Distribution softmax(std::span<const float> logits, double temperature) {
-  const float greatest = max_or_invalid(logits.data(), logits.size());
-  core::check(std::isfinite(greatest), "the model's logits contain NaN or infinities, or none is finite");
-  Distribution result{std::vector<float>(logits.size()), 0};
-  result.sum =
-      exponentials(logits.data(), logits.size(), greatest, static_cast<float>(1 / temperature), result.mass.data());
-  return result;
-}
-
-// Ids of the `count` greatest masses, descending, the lower id first where equal.
-std::vector<int32_t> greatest_ids(const std::vector<float>& mass, size_t count) {
-  // The heap's front is the least of those kept; an equal mass at a later, higher id does not replace it.
-  const auto before = [&](int32_t a, int32_t b) { return mass[a] != mass[b] ? mass[a] > mass[b] : a < b; };
-  count = std::min(count, mass.size());
-  std::vector<int32_t> ids(count);
-  std::iota(ids.begin(), ids.end(), 0);
-  std::ranges::make_heap(ids, before);
-  float least = mass[ids.front()];
-  for (size_t id = count; id < mass.size(); ++id) {
-    if (mass[id] <= least) continue;
-    std::ranges::pop_heap(ids, before);
-    ids.back() = static_cast<int32_t>(id);
-    std::ranges::push_heap(ids, before);
-    least = mass[ids.front()];
+// Ids of the `count` greatest logits, descending, the lower id first where equal.
+std::vector<int32_t> greatest_ids(std::span<const float> logits, size_t count, std::span<const float> chunk_maxima) {
+  // As many logits as there are chunks reach their chunk's maximum, so the count-th greatest maximum bounds what is
+  // kept.
+  float bound = -std::numeric_limits<float>::infinity();
+  if (count <= chunk_maxima.size()) {
+    std::vector<float> maxima(chunk_maxima.begin(), chunk_maxima.end());
+    const auto last = maxima.begin() + static_cast<ptrdiff_t>(count) - 1;
+    std::ranges::nth_element(maxima, last, std::greater<>());
+    bound = *last;
   }
-  std::ranges::sort_heap(ids, before);
+  std::vector<int32_t> ids;
+  for (size_t chunk = 0; chunk < chunk_maxima.size(); ++chunk) {
+    if (chunk_maxima[chunk] < bound) continue;
+    const size_t end = std::min((chunk + 1) * kRowChunk, logits.size());
+    for (size_t id = chunk * kRowChunk; id < end; ++id) {
+      if (logits[id] >= bound) ids.push_back(static_cast<int32_t>(id));
+    }
+  }
+  const auto before = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+  if (count < ids.size()) {
+    std::ranges::nth_element(ids, ids.begin() + static_cast<ptrdiff_t>(count), before);
+    ids.resize(count);
+  }
+  std::ranges::sort(ids, before);
   return ids;
 }
 
@@ -100,12 +74,32 @@ void add_exact(const Distribution& p, std::span<const int32_t> ids, SparseTarget
   for (const int32_t id : ids) add(out, id, p.probability(id));
 }
 
-// Takes `ids` out of the distribution and returns the mass that remains, added up the way the sampling loops do.
+// Takes `ids` out of the distribution and returns the mass that remains.
 double remove(Distribution& p, std::span<const int32_t> ids) {
-  for (const int32_t id : ids) p.mass[id] = 0;
-  double sum = 0;
-  for (const float mass : p.mass) sum += static_cast<double>(mass);
-  return sum;
+  for (const int32_t id : ids) p.set(id, 0);
+  return p.remaining();
+}
+
+// Lays the masses end to end and hands each token that holds points to `hit` with their number. `points` ascend. The
+// last rounding may leave points behind the end.
+template <typename Hit>
+void find_tokens(const Distribution& p, std::span<const double> points, Hit&& hit) {
+  double begin = 0;
+  size_t next = 0;
+  for (size_t chunk = 0; chunk < p.chunk_sums.size() && next < points.size(); ++chunk) {
+    const double end = begin + static_cast<double>(p.chunk_sums[chunk]);
+    if (points[next] < end) {
+      double cumulative = begin;
+      const auto masses = p.chunk(chunk);
+      for (size_t i = 0; i < masses.size() && next < points.size(); ++i) {
+        cumulative += static_cast<double>(masses[i]);
+        const size_t first = next;
+        while (next < points.size() && masses[i] > 0 && points[next] < cumulative) ++next;
+        if (next > first) hit(static_cast<int32_t>(chunk * kRowChunk + i), next - first);
+      }
+    }
+    begin = end;
+  }
 }
 
 // `count` independent draws from the masses, which sum to `sum`: a weight of `share` for each draw of a token.
@@ -114,36 +108,21 @@ void add_draws(const Distribution& p, double sum, int32_t count, double share, c
   std::vector<double> points(static_cast<size_t>(count));
   for (double& point : points) point = random.next_double() * sum;
   std::ranges::sort(points);
-  double cumulative = 0;
-  size_t next = 0;
-  for (size_t id = 0; id < p.mass.size() && next < points.size(); ++id) {
-    cumulative += static_cast<double>(p.mass[id]);
-    const size_t first = next;
-    while (next < points.size() && points[next] < cumulative) ++next;
-    if (next > first) add(out, static_cast<int32_t>(id), share * static_cast<double>(next - first));
-  }
+  find_tokens(p, points, [&](int32_t id, size_t hits) { add(out, id, share * static_cast<double>(hits)); });
 }
 
 // `count` tokens at equal steps through the masses, which sum to `sum` and are each at most a step.
 void add_systematic(const Distribution& p, double sum, size_t count, double weight, core::Philox& random,
                     SparseTargets& out) {
   const double step = sum / static_cast<double>(count), start = random.next_double() * step;
-  double cumulative = 0;
-  size_t taken = 0;
-  for (size_t id = 0; id < p.mass.size() && taken < count; ++id) {
-    cumulative += static_cast<double>(p.mass[id]);
-    if (p.mass[id] == 0 || start + static_cast<double>(taken) * step >= cumulative) continue;
-    add(out, static_cast<int32_t>(id), weight);
-    ++taken;
-  }
+  std::vector<double> points(count);
+  for (size_t i = 0; i < count; ++i) points[i] = start + static_cast<double>(i) * step;
+  // Rounding may make a token a hair longer than a step.
+  find_tokens(p, points, [&](int32_t id, size_t hits) { add(out, id, weight * static_cast<double>(hits)); });
 }
 
-void encode_sampled(Distribution& p, int32_t draws, core::Philox& random, SparseTargets& out) {
-  add_draws(p, remove(p, {}), draws, 1.0 / draws, random, out);
-}
-
-void encode_hybrid(Distribution& p, const TargetSpec& spec, core::Philox& random, SparseTargets& out) {
-  const auto head = greatest_ids(p.mass, static_cast<size_t>(spec.exact));
+void encode_hybrid(Distribution& p, std::span<const int32_t> head, const TargetSpec& spec, core::Philox& random,
+                   SparseTargets& out) {
   add_exact(p, head, out);
   const double tail = remove(p, head);
   if (tail > 0) add_draws(p, tail, spec.draws, tail / p.sum / spec.draws, random, out);
@@ -151,16 +130,16 @@ void encode_hybrid(Distribution& p, const TargetSpec& spec, core::Philox& random
 
 // With h tokens kept exactly, the threshold at which K tokens are kept is the rest's mass / (K - h); h is the least
 // number with which no token of the rest lies above it. Given the threshold, K is the least number whose threshold is
-// no higher.
-void encode_threshold(Distribution& p, const TargetSpec& spec, core::Philox& random, SparseTargets& out) {
-  auto count = static_cast<size_t>(spec.exact);
-  const auto candidates = greatest_ids(p.mass, count);
+// no higher. `candidates` are as many of the most probable tokens as may be kept.
+void encode_threshold(Distribution& p, std::span<const int32_t> candidates, const TargetSpec& spec,
+                      core::Philox& random, SparseTargets& out) {
   std::vector<float> masses;
   for (const int32_t id : candidates) masses.push_back(p.mass[id]);
   // Sums from the small masses up: next to a token that is nearly certain, differences would lose the rest.
   std::vector<double> rest(candidates.size() + 1, remove(p, candidates));
   for (size_t i = candidates.size(); i-- > 0;) rest[i] = rest[i + 1] + static_cast<double>(masses[i]);
   p.sum = rest[0];
+  auto count = static_cast<size_t>(spec.exact);
   if (spec.threshold > 0) {
     // The tokens above it, and of the others as many as steps of at most the threshold reach.
     const double threshold = spec.threshold * p.sum;
@@ -175,9 +154,9 @@ void encode_threshold(Distribution& p, const TargetSpec& spec, core::Philox& ran
     ++exact;
   }
   if (exact == count || rest[exact] == 0) return;
-  for (size_t i = exact; i < candidates.size(); ++i) p.mass[candidates[i]] = masses[i];
+  for (size_t i = exact; i < candidates.size(); ++i) p.set(candidates[i], masses[i]);
   const auto draws = static_cast<double>(count - exact);
-  add_systematic(p, remove(p, {}), count - exact, rest[exact] / p.sum / draws, random, out);
+  add_systematic(p, p.remaining(), count - exact, rest[exact] / p.sum / draws, random, out);
 }
 
 // The mass of what has no id, and the end of the position. An unbiased target leaves nothing: its weights are scaled to
@@ -208,23 +187,32 @@ core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position)
 }
 
 void encode_target(std::span<const float> logits, const TargetSpec& spec, core::Philox& draws, SparseTargets& out) {
-  Distribution p = softmax(logits, spec.temperature);
+  std::vector<float> chunk_maxima(kernels::row_chunks(logits.size()));
+  const auto maximum = kernels::row_maximum(logits, chunk_maxima);
+  core::check(!maximum.has_nan && std::isfinite(maximum.value),
+              "the model's logits contain NaN or infinities, or none is finite");
+  Distribution p{std::vector<float>(logits.size()), std::vector<float>(chunk_maxima.size())};
+  kernels::row_exponentials(logits, maximum.value, static_cast<float>(1 / spec.temperature), p.mass, p.chunk_sums);
+  p.sum = p.remaining();
+  const auto greatest = [&] {
+    return greatest_ids(logits, std::min(static_cast<size_t>(spec.exact), logits.size()), chunk_maxima);
+  };
   switch (spec.mode) {
     case TargetMode::kTopk:
-      add_exact(p, greatest_ids(p.mass, static_cast<size_t>(spec.exact)), out);
+      add_exact(p, greatest(), out);
       break;
     case TargetMode::kFull:
       for (size_t id = 0; id < logits.size(); ++id)
         add(out, static_cast<int32_t>(id), p.probability(static_cast<int32_t>(id)));
       break;
     case TargetMode::kSampled:
-      encode_sampled(p, spec.draws, draws, out);
+      add_draws(p, p.sum, spec.draws, 1.0 / spec.draws, draws, out);
       break;
     case TargetMode::kHybrid:
-      encode_hybrid(p, spec, draws, out);
+      encode_hybrid(p, greatest(), spec, draws, out);
       break;
     case TargetMode::kThreshold:
-      encode_threshold(p, spec, draws, out);
+      encode_threshold(p, greatest(), spec, draws, out);
       break;
   }
   finish(spec, out);

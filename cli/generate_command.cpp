@@ -27,7 +27,7 @@ namespace {
 struct Options {
   std::string teacher;
   std::filesystem::path prompts;
-  std::string targets = "topk:64";
+  std::string targets = "threshold:0.04";
   data::TraceSampling sampling;
   CaptureOptions capture;
   size_t limit = 0;
@@ -201,8 +201,9 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--prompts", options->prompts, "JSON lines of prompts; - reads standard input")->required();
   command->add_option("--out", options->capture.directory, "Directory of trace shards to make or continue")->required();
   command
-      ->add_option("--targets", options->targets,
-                   "What is kept of the teacher's distribution: threshold:K, sampled:N, hybrid:K+N, topk:K or full")
+      ->add_option(
+          "--targets", options->targets,
+          "What is kept of the teacher's distribution: threshold:T or :K, sampled:N, hybrid:K+N, topk:K or full")
       ->capture_default_str();
   command->add_option("--samples", options->capture.samples, "Answers per prompt")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))

@@ -1,11 +1,15 @@
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "cli/commands.h"
+#include "core/log.h"
 #include "core/progress.h"
+#include "data/trace_copy.h"
 #include "data/trace_export.h"
 #include "data/trace_reader.h"
 #include "data/trace_shard.h"
@@ -58,6 +62,74 @@ void verify_shards(const std::string& path) {
   fmt::print("{} documents in {} shards are intact\n", reader.size(), reader.shards().size());
 }
 
+struct CopyOptions {
+  std::vector<std::filesystem::path> sources;
+  std::filesystem::path out;
+  uint64_t documents = UINT64_MAX;
+  std::string verdict, finish_reason;
+  int64_t min_tokens = 0, max_tokens = INT64_MAX;
+
+  bool wants(const data::TraceDocument& document) const {
+    return (verdict.empty() || verdict == to_string(document.verdict)) &&
+           (finish_reason.empty() || finish_reason == to_string(document.finish_reason)) &&
+           document.completion_length() >= min_tokens && document.completion_length() <= max_tokens;
+  }
+};
+
+void copy(const CopyOptions& options) {
+  const auto summary = data::copy_traces(options.sources, options.out,
+                                         {.documents_per_shard = options.documents,
+                                          .wanted = [&](const auto& document) { return options.wants(document); }});
+  const std::string rest = summary.left_out > 0 ? fmt::format(", {} left out", summary.left_out) : "";
+  fmt::print("{} documents in {}{}\n", summary.copied, options.out.string(), rest);
+}
+
+void repair(const CopyOptions& options) {
+  const auto summary = data::repair_traces(options.sources.front(), options.out);
+  for (const std::string& damage : summary.damage) core::log::warn("{}", damage);
+  fmt::print("{} intact documents in {}, {} lost\n", summary.copied, options.out.string(), summary.damage.size());
+}
+
+// merge, split, filter and repair: each makes a new set.
+void add_copy_commands(CLI::App& shards) {
+  const auto options = std::make_shared<CopyOptions>();
+  const auto add = [&](const char* name, const char* description, int most_sources) {
+    CLI::App* command = shards.add_subcommand(name, description);
+    command->add_option("traces", options->sources, "Directories of shards or single shards")
+        ->required()
+        ->expected(1, most_sources);
+    command->add_option("--out", options->out, "Directory of the new set")->required();
+    return command;
+  };
+  constexpr int kMany = 1 << 20;
+  add("merge",
+      "Example: distill shards merge run-1/ run-2/ --out traces/\n\nPuts several sets into one, with common tables.",
+      kMany)
+      ->callback([options] { copy(*options); });
+  CLI::App* split = add("split",
+                        "Example: distill shards split traces/ --documents 1000 --out parts/\n\nMakes shards of as "
+                        "many documents each.",
+                        1);
+  split->add_option("--documents", options->documents, "Documents per shard")->required()->check(CLI::PositiveNumber);
+  split->callback([options] { copy(*options); });
+  CLI::App* filter = add("filter",
+                         "Example: distill shards filter traces/ --verdict correct --finish-reason stop --out "
+                         "good/\n\nCopies the documents that meet all conditions.",
+                         kMany);
+  filter->add_option("--verdict", options->verdict, "What the verifier said")
+      ->check(CLI::IsMember({"correct", "incorrect", "unchecked"}));
+  filter->add_option("--finish-reason", options->finish_reason, "How the completion ended")
+      ->check(CLI::IsMember({"stop", "length"}));
+  filter->add_option("--min-tokens", options->min_tokens, "Shortest completion");
+  filter->add_option("--max-tokens", options->max_tokens, "Longest completion");
+  filter->callback([options] { copy(*options); });
+  add("repair",
+      "Example: distill shards repair damaged/ --out traces/\n\nCopies every document whose checksum matches out of "
+      "damaged or cut shards, and names the others.",
+      1)
+      ->callback([options] { repair(*options); });
+}
+
 }  // namespace
 
 void add_shards_command(CLI::App& app) {
@@ -90,9 +162,14 @@ void add_shards_command(CLI::App& app) {
   CLI::App* exported =
       add("export",
           "Example: distill shards export traces/ --out traces.jsonl\n\nWrites every document with its decoded "
-          "targets, for other programs.");
+          "targets, for other programs: as JSON Lines, or as flat tensors if the name ends in .safetensors.");
   exported->add_option("--out", *out, "File to write; - is standard output")->required();
-  exported->callback([=] { data::export_traces(data::TraceReader::open(*path), *out); });
+  exported->callback([=] {
+    const auto reader = data::TraceReader::open(*path);
+    out->ends_with(".safetensors") ? data::export_safetensors(reader, *out) : data::export_traces(reader, *out);
+  });
+
+  add_copy_commands(*shards);
 }
 
 }  // namespace distill::cli

@@ -6,7 +6,6 @@
 #include "data/trace_shard.h"
 
 namespace distill::data {
-namespace {
 
 namespace fs = std::filesystem;
 
@@ -24,8 +23,6 @@ std::vector<fs::path> shard_files(const fs::path& path) {
   std::ranges::sort(files);
   return files;
 }
-
-}  // namespace
 
 TraceReader TraceReader::open(const fs::path& path) {
   TraceReader reader;

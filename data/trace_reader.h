@@ -15,6 +15,10 @@ namespace distill::data {
 
 class TraceShard;
 
+// The shards (*.h5) of a directory in the order of their names, or the one that `path` is. Throws Error if there are
+// none.
+std::vector<std::filesystem::path> shard_files(const std::filesystem::path& path);
+
 // Immutable after open() and safe to use from several threads at once; shards are memory-mapped, so an open set costs
 // memory only for what is being read.
 class TraceReader {

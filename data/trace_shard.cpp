@@ -32,18 +32,33 @@ std::shared_ptr<const TraceShard> TraceShard::open(const std::filesystem::path& 
   auto file = core::MappedFile::open(path);
   return core::with_context(path.string(), [&] {
     std::shared_ptr<TraceShard> shard(new TraceShard(std::move(file)));
-    shard->find_regions();
+    shard->find_regions(false);
     shard->verify_structure();
-    shard->provenance_ =
-        TraceProvenance::from_json(core::parse_json(text_of(shard->regions_[format::kProvenance])), "provenance");
+    shard->read_settings();
     shard->verify_table();
-    shard->codec_ = TargetCodec::open(core::parse_json(text_of(shard->regions_[format::kCodec])),
-                                      shard->regions_[format::kModel], shard->provenance_);
     return std::shared_ptr<const TraceShard>(std::move(shard));
   });
 }
 
-void TraceShard::find_regions() {
+std::shared_ptr<const TraceShard> TraceShard::open_damaged(const std::filesystem::path& path) {
+  auto file = core::MappedFile::open(path);
+  return core::with_context(path.string(), [&] {
+    std::shared_ptr<TraceShard> shard(new TraceShard(std::move(file)));
+    shard->find_regions(true);
+    shard->read_settings();
+    return std::shared_ptr<const TraceShard>(std::move(shard));
+  });
+}
+
+void TraceShard::read_settings() {
+  provenance_ = TraceProvenance::from_json(core::parse_json(text_of(regions_[format::kProvenance])), "provenance");
+  codec_ =
+      TargetCodec::open(core::parse_json(text_of(regions_[format::kCodec])), regions_[format::kModel], provenance_);
+  core::check(token_bytes_ == data::token_bytes(provenance_.vocab_size), "tokens of {} bytes with a vocabulary of {}",
+              token_bytes_, provenance_.vocab_size);
+}
+
+void TraceShard::find_regions(bool may_be_cut) {
   const auto bytes = file_->bytes();
   core::check(bytes.size() >= format::kUserBlockBytes &&
                   std::memcmp(bytes.data(), format::kMagic.data(), format::kMagic.size()) == 0,
@@ -56,7 +71,8 @@ void TraceShard::find_regions() {
   core::check(version == format::kVersion, "format version {}; this version of distill reads {}", version,
               format::kVersion);
   const auto size = load<uint64_t>(block.data() + format::kFileSizeAt);
-  core::check(size == bytes.size(), "{} bytes long instead of {}: the file was cut or added to", bytes.size(), size);
+  core::check(size == bytes.size() || (may_be_cut && size > bytes.size()),
+              "{} bytes long instead of {}: the file was cut or added to", bytes.size(), size);
   struct Place {
     uint64_t offset, bytes;
   };
@@ -66,7 +82,8 @@ void TraceShard::find_regions() {
     if (place.bytes == 0) continue;
     core::check(place.offset >= format::kUserBlockBytes && place.offset <= size && place.bytes <= size - place.offset,
                 "dataset {} lies outside the file", format::kDatasetNames[i]);
-    regions_[i] = bytes.subspan(place.offset, place.bytes);
+    const size_t end = std::min(place.offset + place.bytes, bytes.size());
+    regions_[i] = place.offset < end ? bytes.subspan(place.offset, end - place.offset) : bytes.first(0);
     places.push_back(place);
   }
   std::ranges::sort(places, {}, &Place::offset);
@@ -87,7 +104,8 @@ void TraceShard::find_regions() {
                 documents_);
   }
   const auto tokens = value<uint64_t>(format::kTokenOffsets, documents_);
-  token_bytes_ = tokens > 0 && regions_[format::kTokens].size() / tokens >= 4 ? 4 : 2;
+  token_bytes_ =
+      tokens > 0 && load<Place>(block.data() + format::kRegionsAt, format::kTokens).bytes / tokens >= 4 ? 4 : 2;
 }
 
 // Everything but the user block (already verified), tokens and payload (verified document by document).
@@ -139,8 +157,6 @@ void TraceShard::verify_table() {
     core::check(previous == limit, "dataset {} ends at {} instead of {}", format::kDatasetNames[offsets], previous,
                 limit);
   };
-  core::check(token_bytes_ == data::token_bytes(provenance_.vocab_size), "tokens of {} bytes with a vocabulary of {}",
-              token_bytes_, provenance_.vocab_size);
   check_offsets(format::kPromptIdOffsets, regions_[format::kPromptIds].size());
   check_offsets(format::kTokenOffsets, regions_[format::kTokens].size() / token_bytes_);
   core::check(regions_[format::kTokens].size() % token_bytes_ == 0, "half a token at the end of dataset tokens");
@@ -215,15 +231,17 @@ RecordPieces TraceShard::pieces(size_t index) const {
 }
 
 std::string TraceShard::name_of(size_t index) const {
+  if (const auto end = value<uint64_t>(format::kPromptIdOffsets, index + 1);
+      value<uint64_t>(format::kPromptIdOffsets, index) > end || end > regions_[format::kPromptIds].size()) {
+    return fmt::format("{}, document {}", path().string(), index);
+  }
   return fmt::format("{}, document {} (prompt '{}', sample {})", path().string(), index, prompt_id(index),
                      value<uint32_t>(format::kSample, index));
 }
 
 RecordPieces TraceShard::verified_pieces(size_t index) const {
-  const RecordPieces result = pieces(index);
-  core::check(record_crc(result, token_bytes_) == value<uint32_t>(format::kCrc32c, index),
-              "{}: damaged: its checksum does not match", name_of(index));
-  return result;
+  if (!intact(index)) core::fail("{}: damaged: its checksum does not match", name_of(index));
+  return pieces(index);
 }
 
 TraceDocument TraceShard::document(size_t index) const {

@@ -29,6 +29,11 @@ class TraceShard {
   // document, where it is one's row).
   static std::shared_ptr<const TraceShard> open(const std::filesystem::path& path);
 
+  // To save what is left of a damaged shard: nothing is verified but the user block, the provenance's and the codec's
+  // form, and each document when it is read; of a file cut short, the documents before the cut can be read. Only
+  // size(), provenance() and trace() may be called. Throws Error if not even that much is there.
+  static std::shared_ptr<const TraceShard> open_damaged(const std::filesystem::path& path);
+
   const std::filesystem::path& path() const { return file_->path(); }
   const TraceProvenance& provenance() const { return provenance_; }
   const TargetCodec& codec() const { return *codec_; }
@@ -60,7 +65,8 @@ class TraceShard {
 
  private:
   explicit TraceShard(std::shared_ptr<const core::MappedFile> file) : file_(std::move(file)) {}
-  void find_regions();
+  void find_regions(bool may_be_cut);
+  void read_settings();
   void verify_structure() const;
   void verify_table();
   std::string damaged_document() const;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs one fuzzer for a bounded time, starting from small sound files that are made here.
 
-Usage: run_fuzzer.py <fuzzer> <gguf|safetensors> <seconds>. What makes it fail is left in the working folder."""
+Usage: run_fuzzer.py <fuzzer> <gguf|safetensors|trace> <seconds>. What makes it fail is left in the working folder."""
 
 import json
 import pathlib
@@ -55,11 +55,24 @@ def safetensors_seeds():
         yield struct.pack("<Q", len(text)) + text + data
 
 
+def trace_seeds():
+    """A byte that chooses the codec, then a document record. Almost any words are a coded payload."""
+    tokens = [1, 2, 3] + list(range(20))
+    head = struct.pack("<4I2BHdQ", 2, 0, 3, len(tokens), 0, 1, 0, -1.5, 7) + b"p0" + struct.pack(f"<{len(tokens)}H", *tokens)
+    for codec in range(7):
+        for words in (16, 60, 200):
+            yield bytes([codec]) + head + bytes((i * i * 31 + 7 * codec) % 256 for i in range(2 * words))
+    plain = struct.pack("<20I", *[2] * 20) + bytes(80) + struct.pack("<40H", *range(40)) + struct.pack("<40f", *[0.5] * 40)
+    yield bytes([5]) + head + plain
+    yield bytes([6]) + head + bytes(20 * 40 * 2)
+    yield bytes([255]) + bytes([0, 0, 1, 0]) + bytes(range(256)) * 4
+
+
 def main():
     fuzzer, kind, seconds = sys.argv[1:]
     corpus = pathlib.Path("corpus-" + kind)
     corpus.mkdir(exist_ok=True)
-    for number, seed in enumerate({"gguf": gguf_seeds, "safetensors": safetensors_seeds}[kind]()):
+    for number, seed in enumerate({"gguf": gguf_seeds, "safetensors": safetensors_seeds, "trace": trace_seeds}[kind]()):
         (corpus / f"seed-{number}").write_bytes(seed)
     return subprocess.run([fuzzer, f"-max_total_time={seconds}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=4096",
                            "-print_final_stats=1", corpus]).returncode

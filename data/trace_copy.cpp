@@ -1,0 +1,90 @@
+#include "data/trace_copy.h"
+
+#include <optional>
+#include <set>
+
+#include "core/error.h"
+#include "data/trace_reader.h"
+#include "data/trace_shard.h"
+#include "data/trace_writer.h"
+
+namespace distill::data {
+namespace {
+
+// Refuses a provenance that does not mix with `first`.
+void check_mixes(const TraceProvenance& first, const TraceProvenance& other, const std::filesystem::path& where) {
+  if (const std::string difference = first.difference(other); !difference.empty()) {
+    core::fail("{}: made with other settings than what is copied before it: {}", where.string(), difference);
+  }
+}
+
+}  // namespace
+
+TraceCopySummary copy_traces(std::span<const std::filesystem::path> sources, const std::filesystem::path& directory,
+                             const TraceCopyOptions& options) {
+  core::check(!sources.empty(), "no traces to copy");
+  std::vector<TraceReader> readers;
+  for (const auto& source : sources) {
+    readers.push_back(TraceReader::open(source));
+    check_mixes(readers.front().provenance(), readers.back().provenance(), source);
+  }
+  TraceWriter writer(directory, readers.front().provenance(), {.documents_per_shard = options.documents_per_shard});
+  TraceCopySummary summary;
+  std::set<TraceKey> seen;
+  for (size_t s = 0; s < readers.size(); ++s) {
+    for (size_t i = 0; i < readers[s].size(); ++i) {
+      Trace trace = readers[s].read(i);
+      const TraceKey& key = trace.document.key;
+      core::check(seen.insert(key).second, "{}: prompt '{}' sample {} is in what is copied before it too",
+                  sources[s].string(), key.prompt_id, key.sample);
+      if (options.wanted && !options.wanted(trace.document)) {
+        ++summary.left_out;
+        continue;
+      }
+      ++summary.copied;
+      if (!writer.contains(key)) writer.append(trace);
+    }
+  }
+  core::check(writer.documents() == summary.copied, "{}: holds {} documents that are not copied; choose another folder",
+              directory.string(), writer.documents() - summary.copied);
+  writer.finish();
+  return summary;
+}
+
+TraceCopySummary repair_traces(const std::filesystem::path& source, const std::filesystem::path& directory) {
+  TraceCopySummary summary;
+  std::optional<TraceProvenance> provenance;
+  std::optional<TraceWriter> writer;
+  std::set<TraceKey> seen;
+  for (const auto& file : shard_files(source)) {
+    std::shared_ptr<const TraceShard> shard;
+    try {
+      shard = TraceShard::open_damaged(file);
+    } catch (const core::Error& error) {
+      summary.damage.push_back(fmt::format("{} (nothing of it can be read)", error.what()));
+      continue;
+    }
+    if (!writer) {
+      provenance = shard->provenance();
+      writer.emplace(directory, *provenance);
+    }
+    check_mixes(*provenance, shard->provenance(), file);
+    for (size_t i = 0; i < shard->size(); ++i) {
+      std::optional<Trace> trace;
+      try {
+        trace = shard->trace(i);
+      } catch (const core::Error& error) {
+        summary.damage.push_back(error.what());
+        continue;
+      }
+      if (!seen.insert(trace->document.key).second) continue;
+      ++summary.copied;
+      if (!writer->contains(trace->document.key)) writer->append(*trace);
+    }
+  }
+  core::check(writer.has_value(), "{}: no shard can be repaired: {}", source.string(), summary.damage.front());
+  writer->finish();
+  return summary;
+}
+
+}  // namespace distill::data

@@ -1,0 +1,143 @@
+#include "data/trace_copy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <map>
+
+#include "core/text_file.h"
+#include "data/trace_export.h"
+#include "data/trace_reader.h"
+#include "data/trace_shard.h"
+#include "data/trace_writer.h"
+#include "tests/data/expect_error.h"
+#include "tests/data/sample_traces.h"
+#include "tests/temporary_folder.h"
+
+namespace distill::data {
+namespace {
+
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+class TraceCopyTest : public testing::Test {
+ protected:
+  fs::path write(const std::string& name, size_t first, size_t last, uint64_t per_shard = UINT64_MAX) const {
+    const auto traces = sample_traces(last, provenance_, 30);
+    TraceWriter writer(folder_.path() / name, provenance_, {.documents_per_shard = per_shard});
+    for (size_t i = first; i < last; ++i) writer.append(traces[i]);
+    writer.finish();
+    return folder_.path() / name;
+  }
+  // That `copy` holds the documents of the sources, with the same targets.
+  void expect_same(const fs::path& copy, const std::vector<fs::path>& sources) const {
+    std::map<TraceKey, Trace> expected;
+    for (const auto& source : sources) {
+      const auto reader = TraceReader::open(source);
+      for (size_t i = 0; i < reader.size(); ++i) {
+        Trace trace = reader.read(i);
+        const TraceKey key = trace.document.key;
+        expected.emplace(key, std::move(trace));
+      }
+    }
+    const auto reader = TraceReader::open(copy);
+    ASSERT_EQ(reader.size(), expected.size());
+    for (size_t i = 0; i < reader.size(); ++i) {
+      const Trace actual = reader.read(i), &original = expected.at(actual.document.key);
+      EXPECT_EQ(actual.document.tokens, original.document.tokens);
+      ASSERT_EQ(actual.targets.offsets, original.targets.offsets);
+      for (size_t position = 0; position < actual.targets.positions(); ++position) {
+        EXPECT_EQ(weights_of(actual.targets[position]), weights_of(original.targets[position]));
+      }
+    }
+  }
+  static std::map<int32_t, int> weights_of(const TargetDistribution& target) {
+    std::map<int32_t, int> result;  // in millionths
+    for (size_t i = 0; i < target.ids.size(); ++i) {
+      result[target.ids[i]] = static_cast<int>(std::lround(1e5 * static_cast<double>(target.weights[i])));
+    }
+    return result;
+  }
+  TemporaryFolder folder_{TemporaryFolder::memory()};
+  TraceProvenance provenance_ = sample_provenance("threshold:0.05", 300);
+};
+
+TEST_F(TraceCopyTest, MergesSetsAndSplitsThemAgain) {
+  const auto a = write("a", 0, 10, 4), b = write("b", 10, 20);
+  const auto merged = folder_.path() / "merged", split = folder_.path() / "split";
+  EXPECT_EQ(copy_traces(std::vector{a, b}, merged, {}).copied, 20);
+  EXPECT_EQ(shard_files(merged).size(), 1);
+  expect_same(merged, {a, b});
+  copy_traces(std::vector{merged}, split, {.documents_per_shard = 3});
+  EXPECT_EQ(shard_files(split).size(), 7);
+  expect_same(split, {merged});
+  EXPECT_EQ(copy_traces(std::vector{merged}, split, {.documents_per_shard = 3}).copied, 20);  // is there already
+  EXPECT_THAT(error_of([&] {
+                copy_traces(std::vector{a, merged}, folder_.path() / "twice", {});
+              }),
+              HasSubstr("is in what is copied before it too"));
+  EXPECT_THAT(error_of([&] { copy_traces(std::vector{a}, merged, {}); }), HasSubstr("holds 10 documents that are not"));
+}
+
+TEST_F(TraceCopyTest, CopiesOnlyWhatIsWanted) {
+  const auto all = write("all", 0, 30);
+  const auto good = folder_.path() / "good";
+  const auto correct = [](const TraceDocument& document) { return document.verdict == Verdict::kCorrect; };
+  const auto summary = copy_traces(std::vector{all}, good, {.wanted = correct});
+  EXPECT_EQ(summary.copied + summary.left_out, 30);
+  const auto reader = TraceReader::open(good);
+  EXPECT_EQ(reader.size(), summary.copied);
+  for (size_t i = 0; i < reader.size(); ++i) EXPECT_TRUE(correct(reader.read_document(i)));
+}
+
+TEST_F(TraceCopyTest, RepairsAShardWithOneFlippedByteAnywhere) {
+  const auto source = write("damaged", 0, 6);
+  const fs::path shard = source / "shard-00000.h5";
+  const std::string contents = core::read_file(shard);
+  std::array<uint64_t, 2> place;  // of the payload
+  std::memcpy(place.data(), contents.data() + trace_format::kRegionsAt + 16 * trace_format::kPayload, 16);
+  ASSERT_GT(place[1], contents.size() / 50);
+  size_t repaired = 0, unreadable = 0;
+  for (size_t byte = 0; byte < contents.size(); byte += 7) {
+    std::string copy = contents;
+    copy[byte] ^= 0x20;
+    std::ofstream(shard, std::ios::binary | std::ios::trunc) << copy;
+    const fs::path out = folder_.path() / "repaired";
+    fs::remove_all(out);
+    TraceCopySummary summary;
+    if (const std::string error = error_of([&] { summary = repair_traces(source, out); }); !error.empty()) {
+      EXPECT_THAT(error, HasSubstr("no shard can be repaired"));
+      ++unreadable;
+      continue;
+    }
+    ++repaired;
+    // An offset belongs to two documents; a table that all share makes all unreadable at worst.
+    EXPECT_EQ(summary.copied + summary.damage.size(), 6) << byte;
+    if (byte >= place[0] && byte < place[0] + place[1]) {
+      EXPECT_EQ(summary.copied, 5) << byte;
+    }
+  }
+  EXPECT_GT(repaired, 4 * unreadable);
+}
+
+TEST_F(TraceCopyTest, SavesTheDocumentsBeforeTheCut) {
+  const auto source = write("cut", 0, 6);
+  const fs::path shard = source / "shard-00000.h5";
+  std::array<uint64_t, 2> place;  // of the payload
+  std::memcpy(place.data(), core::read_file(shard).data() + trace_format::kRegionsAt + 16 * trace_format::kPayload, 16);
+  fs::resize_file(shard, place[0] + place[1] / 2);
+  EXPECT_THAT(error_of([&] { TraceReader::open(source); }), HasSubstr("the file was cut"));
+  const auto summary = repair_traces(source, folder_.path() / "repaired");
+  EXPECT_GE(summary.copied, 1);
+  EXPECT_LT(summary.copied, 6);
+  EXPECT_EQ(summary.copied + summary.damage.size(), 6);
+  EXPECT_THAT(summary.damage.back(), HasSubstr("document 5"));
+  EXPECT_EQ(TraceReader::open(folder_.path() / "repaired").size(), summary.copied);
+}
+
+}  // namespace
+}  // namespace distill::data

@@ -1,0 +1,75 @@
+// Fuzzes what a trace shard or a journal holds of a document: its record and the payloads of every codec, behind the
+// checksums, which a fuzzer would not get past; and the tables that codecs share. The first byte of the input says
+// which.
+#include <array>
+#include <cmath>
+#include <memory>
+#include <numeric>
+
+#include "core/error.h"
+#include "data/plain_codec.h"
+#include "data/set_codec.h"
+#include "data/trace_record.h"
+#include "tests/data/sample_traces.h"
+
+namespace {
+
+using namespace distill::data;
+
+constexpr int64_t kVocab = 40;
+constexpr std::array kModes{"threshold:0.05", "threshold:16", "sampled:25", "hybrid:4+6", "topk:12"};
+
+std::unique_ptr<const TargetCodec> trained(const char* mode) {
+  const TraceProvenance provenance = sample_provenance(mode, kVocab);
+  const auto traces = sample_traces(40, provenance);
+  SetCodecTrainer trainer(provenance);
+  for (const Trace& trace : traces) trainer.count_ids(trace.document, trace.targets);
+  for (const Trace& trace : traces) trainer.count_symbols(trace.document, trace.targets);
+  return trainer.finish();
+}
+
+std::vector<std::unique_ptr<const TargetCodec>> codecs() {
+  std::vector<std::unique_ptr<const TargetCodec>> result;
+  for (const char* mode : kModes) result.push_back(trained(mode));
+  result.push_back(std::make_unique<PlainCodec>(kVocab));
+  result.push_back(std::make_unique<FullCodec>(kVocab));
+  return result;
+}
+
+// What decode() promises of any bytes it does not refuse.
+void check(const TraceDocument& document, const SparseTargets& targets) {
+  if (targets.positions() != static_cast<size_t>(document.completion_length())) __builtin_trap();
+  for (size_t i = 0; i < targets.positions(); ++i) {
+    const TargetDistribution target = targets[i];
+    std::array<bool, kVocab> seen{};
+    double sum = static_cast<double>(target.uncovered);
+    for (size_t j = 0; j < target.ids.size(); ++j) {
+      if (target.ids[j] < 0 || target.ids[j] >= kVocab || std::exchange(seen[target.ids[j]], true)) __builtin_trap();
+      if (!(target.weights[j] >= 0)) __builtin_trap();
+      sum += static_cast<double>(target.weights[j]);
+    }
+    if (!(std::abs(sum - 1) < 1e-3)) __builtin_trap();
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const auto kCodecs = codecs();
+  if (size == 0) return 0;
+  const std::span bytes = std::as_bytes(std::span(data + 1, size - 1));
+  try {
+    if (data[0] == 255) {
+      const SetCodec codec({{"name", "sets"}, {"version", 1}, {"weight_bits", 6}}, bytes,
+                           sample_provenance("threshold:16", kVocab));
+      if (codec.model().empty()) __builtin_trap();
+      return 0;
+    }
+    const TraceRecord record = decode_record(bytes, kVocab);
+    SparseTargets targets;
+    kCodecs[data[0] % kCodecs.size()]->decode(record.document, record.payload, targets);
+    check(record.document, targets);
+  } catch (const distill::core::Error&) {
+  }
+  return 0;
+}

@@ -389,8 +389,9 @@ class SetDecoder {
     const double unit = at.rest / static_cast<double>(at.counts);
     for (float& weight : weights)
       weight = static_cast<float>(unit * (spec_.draws > 0 ? static_cast<double>(weight) : 1));
-    const bool covered = at.tail > 0 || spec_.random();
-    out_.uncovered.push_back(covered ? 0.0f : static_cast<float>(std::max(0.0, at.rest)));
+    // Only a list of the most probable ids may leave something uncovered.
+    core::check(at.tail > 0 || !spec_.random() || at.rest == 0, "position {}: weights that do not sum to 1", position);
+    out_.uncovered.push_back(at.tail > 0 ? 0.0f : static_cast<float>(std::max(0.0, at.rest)));
     out_.offsets.push_back(static_cast<int64_t>(at.begin + all.size()));
   }
 

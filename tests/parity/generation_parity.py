@@ -2,8 +2,9 @@
 """Compares `distill generate` and `distill chat` with transformers on tiny random fp32 checkpoints.
 
 - greedy answers equal transformers' generate token by token, whatever shares the batch, up to its stop token;
-- stored targets equal the softmax of transformers' logits (|difference| <= 1e-5), log-probabilities of drawn tokens those
-  of its distribution after temperature, top-k and top-p (|difference| <= 1e-3 over an answer);
+- stored targets equal the softmax of transformers' logits to within the rounding of log-probabilities to fp16,
+  log-probabilities of drawn tokens those of its distribution after temperature, top-k and top-p (|difference| <= 1e-3
+  over an answer);
 - a run stopped by SIGINT exits with 130 and, run again, ends with the traces of an uninterrupted run;
 - chat answers what transformers answers to the same conversation.
 
@@ -124,7 +125,7 @@ def logits_of(model, document):
 
 def compare_greedy(name, path, model, tokenizer, eos):
     prompts = make_prompts()
-    summary = run(generate(path, prompts, "greedy", "--temperature", 0, "--targets", "topk:8", "--batch", 5))
+    summary = run(generate(path, prompts, "greedy", "--temperature", 0, "--targets", "full", "--batch", 5))
     documents = read("greedy")
     check(len(documents) == len(prompts) == summary["traces"], f"{name}: {len(documents)} traces")
     worst, stopped, tokens = 0.0, 0, 0
@@ -138,17 +139,16 @@ def compare_greedy(name, path, model, tokenizer, eos):
         check(document["finish_reason"] == ("stop" if expected[-1] == eos else "length"), f"{name}: finish reason")
         stopped += expected[-1] == eos
         tokens += len(answer)
-        probabilities = logits_of(model, document).softmax(-1)
+        log_probabilities = logits_of(model, document).log_softmax(-1)
         check(len(document["targets"]) == len(answer), f"{name}: {len(document['targets'])} targets")
-        for row, (target_ids, weights, rest) in zip(probabilities, document["targets"], strict=True):
-            top = row.topk(8).values.sort(descending=True).values
-            worst = max(worst, (row[target_ids.astype(np.int64)] - torch.tensor(weights)).abs().max().item(),
-                        (top - torch.tensor(np.sort(weights)[::-1].copy())).abs().max().item(),
-                        abs(1 - top.sum().item() - float(rest)))
+        for row, (target_ids, weights, _) in zip(log_probabilities, document["targets"], strict=True):
+            check(len(target_ids) == len(row), f"{name}: {len(target_ids)} of {len(row)} ids")
+            difference = (row[target_ids.astype(np.int64)] - torch.tensor(weights).double().log()).abs()
+            worst = max(worst, (difference / (row.abs() * 2**-11 + 1e-4)).max().item())
     check(0 < stopped < len(prompts), f"{name}: {stopped} answers stop")
-    check(worst <= 1e-5, f"{name}: targets differ by {worst}")
+    check(worst <= 1.1, f"{name}: targets differ by {worst} times what fp16 may be off")
     print(f"{name}: {len(prompts)} greedy answers of {tokens} tokens are equal, {stopped} of them stopped; "
-          f"worst difference of a target {worst:.1e}", flush=True)
+          f"worst difference of a target {worst:.2f} times fp16's rounding", flush=True)
 
 
 def warp(logits, temperature, top_k, top_p):
@@ -197,8 +197,8 @@ def compare_interrupted(name, path):
     stopped, whole = read("stopped"), read("whole")
     check({k: d["tokens"] for k, d in stopped.items()} == {k: d["tokens"] for k, d in whole.items()},
           f"{name}: a stopped and continued run ends with other traces")
-    files = [[file.read_bytes() for file in sorted(pathlib.Path(folder).glob("*.h5"))] for folder in ("stopped", "whole")]
-    check(len(files[0]) == len(files[1]) == 1, f"{name}: {len(files[0])} and {len(files[1])} shards")
+    shards = [len(list(pathlib.Path(folder).glob("*.h5"))) for folder in ("stopped", "whole")]
+    check(shards == [1, 1], f"{name}: {shards} shards")
     print(f"{name}: stopped at {summary['traces']} of {len(prompts)} traces and continued, they are those of a whole run",
           flush=True)
 

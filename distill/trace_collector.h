@@ -45,7 +45,7 @@ class TraceCollector {
   // is verified.
   void write(nn::Completion&& completion, data::SparseTargets&& targets);
 
-  // Seals what is written.
+  // Seals what is written, or leaves it in the journal of its shard for the next run if this one was interrupted.
   CaptureSummary finish(bool interrupted);
 
  private:

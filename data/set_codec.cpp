@@ -155,8 +155,7 @@ class Emitter {
 
   void load(unsigned lane, size_t position, uint64_t stream) {
     Lane& at = group_[lane];
-    // Apart from the draws of the target itself, which use small positions.
-    core::Philox random(provenance_.sampling.seed, stream, position | uint64_t{1} << 31);
+    core::Philox random = rounding_draws(provenance_.sampling.seed, stream, position);
     try {
       reduce(targets_[position], provenance_.targets, tables_.grid, random, at.set);
     } catch (...) {
@@ -419,12 +418,6 @@ class SetDecoder {
   std::vector<int32_t> sorted_;
 };
 
-unsigned default_weight_bits(const TargetSpec& spec) {
-  // Shares of a long list are small and their errors add up; a few heads before a random tail need no more than the
-  // tail's own noise.
-  return spec.mode == TargetMode::kTopk ? 9 : 6;
-}
-
 }  // namespace
 
 SetCodec::SetCodec(const TraceProvenance& provenance, std::unique_ptr<const Tables> tables)
@@ -490,7 +483,7 @@ struct SetCodecTrainer::State {
 SetCodecTrainer::SetCodecTrainer(const TraceProvenance& provenance) : state_(std::make_unique<State>()) {
   state_->provenance = provenance;
   state_->tables = std::make_unique<SetCodec::Tables>();
-  state_->tables->set_weight_bits(default_weight_bits(provenance.targets));
+  state_->tables->set_weight_bits(weight_bits(provenance.targets));
   state_->id_counts.resize(static_cast<size_t>(provenance.vocab_size));
   state_->symbol_counts.resize(kContexts * Magnitude::kSymbols);
 }

@@ -32,6 +32,10 @@ size_t count_heads(const TargetDistribution& target, const TargetSpec& spec) {
 
 }  // namespace
 
+unsigned weight_bits(const TargetSpec& spec) {
+  return spec.mode == TargetMode::kTopk ? 9 : 6;
+}
+
 uint32_t max_ids(const TargetSpec& spec) {
   return static_cast<uint32_t>(spec.exact) + static_cast<uint32_t>(spec.draws);
 }
@@ -76,6 +80,31 @@ void reduce(const TargetDistribution& target, const TargetSpec& spec, const Weig
     out.head.pop_back();
     out.levels.pop_back();
   }
+}
+
+StoredPosition as_stored(const TargetDistribution& target, const TargetSpec& spec, core::Philox& random) {
+  StoredPosition result{.ids = {}, .weights = {}, .uncovered = static_cast<double>(target.uncovered)};
+  if (spec.mode == TargetMode::kFull) {
+    result.ids.assign(target.ids.begin(), target.ids.end());
+    result.weights.assign(target.weights.begin(), target.weights.end());
+    return result;
+  }
+  const WeightGrid grid(weight_bits(spec));
+  SetPosition set;
+  reduce(target, spec, grid, random, set);
+  double rest = 1;
+  for (size_t i = 0; i < set.head.size(); ++i) {
+    result.ids.push_back(set.head[i]);
+    result.weights.push_back(rest * grid.share(set.levels[i]));
+    rest -= result.weights.back();
+  }
+  const auto counts = std::accumulate(set.counts.begin(), set.counts.end(), 0.0);
+  for (size_t i = 0; i < set.tail.size(); ++i) {
+    result.ids.push_back(set.tail[i]);
+    result.weights.push_back(rest * set.counts[i] / counts);
+  }
+  result.uncovered = set.tail.empty() ? rest : 0;
+  return result;
 }
 
 }  // namespace distill::data

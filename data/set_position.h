@@ -28,11 +28,23 @@ struct SetPosition {
   }
 };
 
+// Bits of a level. Shares of a long list are small and their errors add up; a few heads before a random tail need no
+// more than the tail's own noise.
+unsigned weight_bits(const TargetSpec& spec);
+
 // The most ids that a position of this mode can have.
 uint32_t max_ids(const TargetSpec& spec);
 
 // From ids and weights as encode_target() orders them. Throws Error if they are not of this mode.
 void reduce(const TargetDistribution& target, const TargetSpec& spec, const WeightGrid& grid, core::Philox& random,
             SetPosition& out);
+
+// One position as it will be read back.
+struct StoredPosition {
+  std::vector<int32_t> ids;
+  std::vector<double> weights;
+  double uncovered = 0;
+};
+StoredPosition as_stored(const TargetDistribution& target, const TargetSpec& spec, core::Philox& random);
 
 }  // namespace distill::data

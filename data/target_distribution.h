@@ -3,8 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
+
+#include "data/target_fidelity.h"
 
 namespace distill::data {
 
@@ -21,6 +24,8 @@ struct SparseTargets {
   std::vector<int32_t> ids;
   std::vector<float> weights;
   std::vector<float> uncovered;
+  // How well they stand for the whole distributions; nothing if that was not measured, or they come from a shard.
+  std::optional<DocumentFidelity> fidelity;
 
   size_t positions() const { return uncovered.size(); }
   TargetDistribution operator[](size_t position) const {
@@ -33,6 +38,7 @@ struct SparseTargets {
     ids.clear();
     weights.clear();
     uncovered.clear();
+    fidelity.reset();
   }
 };
 

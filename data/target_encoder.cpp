@@ -186,6 +186,11 @@ core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position)
   return {seed, target_stream(key), position};
 }
 
+core::Philox rounding_draws(uint64_t seed, uint64_t stream, uint64_t position) {
+  constexpr uint64_t kRounding = uint64_t{1} << 31;  // the targets' own draws use small positions
+  return {seed, stream, position | kRounding};
+}
+
 void encode_target(std::span<const float> logits, const TargetSpec& spec, core::Philox& draws, SparseTargets& out) {
   std::vector<float> chunk_maxima(kernels::row_chunks(logits.size()));
   const auto maximum = kernels::row_maximum(logits, chunk_maxima);

@@ -16,6 +16,8 @@ uint64_t target_stream(const TraceKey& key);
 
 // The random numbers of the target at `position` of the completion: the same whoever computes it.
 core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position);
+// Those that round its weights when it is stored.
+core::Philox rounding_draws(uint64_t seed, uint64_t stream, uint64_t position);
 
 // Appends one position to `out`: the distribution softmax(logits / spec.temperature) over logits [vocab], reduced to
 // what `spec` keeps. Ids of the exactly kept tokens come first, by descending probability (the lower id first where

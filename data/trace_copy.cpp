@@ -28,7 +28,15 @@ TraceCopySummary copy_traces(std::span<const std::filesystem::path> sources, con
     readers.push_back(TraceReader::open(source));
     check_mixes(readers.front().provenance(), readers.back().provenance(), source);
   }
-  TraceWriter writer(directory, readers.front().provenance(), {.documents_per_shard = options.documents_per_shard});
+  TraceWriterOptions writing{.documents_per_shard = options.documents_per_shard};
+  for (const TraceReader& reader : readers) {
+    for (const auto& shard : reader.shards()) {
+      if (!shard->fidelity()) continue;
+      if (!writing.fidelity) writing.fidelity.emplace();
+      *writing.fidelity += *shard->fidelity();
+    }
+  }
+  TraceWriter writer(directory, readers.front().provenance(), writing);
   TraceCopySummary summary;
   std::set<TraceKey> seen;
   for (size_t s = 0; s < readers.size(); ++s) {

@@ -41,6 +41,7 @@ enum Dataset : size_t {
   kLogProbability,   // f64 [documents]
   kSeed,             // u64 [documents]
   kCrc32c,           // u32 [documents]
+  kFidelity,         // u8, JSON: how well the targets stand for whole distributions; empty if not measured
   kDatasets,
 };
 inline constexpr std::array<std::string_view, kDatasets> kDatasetNames{
@@ -60,6 +61,7 @@ inline constexpr std::array<std::string_view, kDatasets> kDatasetNames{
     "documents/log_probability",
     "documents/seed",
     "documents/crc32c",
+    "fidelity",
 };
 static_assert(kRegionsAt + kDatasets * 16 <= kUserBlockBytes);
 

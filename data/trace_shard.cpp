@@ -36,6 +36,9 @@ std::shared_ptr<const TraceShard> TraceShard::open(const std::filesystem::path& 
     shard->verify_structure();
     shard->read_settings();
     shard->verify_table();
+    if (const auto fidelity = shard->regions_[format::kFidelity]; !fidelity.empty()) {
+      shard->fidelity_ = Fidelity::from_json(core::parse_json(text_of(fidelity)));
+    }
     return std::shared_ptr<const TraceShard>(std::move(shard));
   });
 }

@@ -204,6 +204,7 @@ std::vector<std::byte> TraceShardBuilder::image(const std::string& name) const {
   writer.dataset(format::kLogProbability, H5T_IEEE_F64LE, bytes_of(log_probability_));
   writer.dataset(format::kSeed, H5T_STD_U64LE, bytes_of(seed_));
   writer.dataset(format::kCrc32c, H5T_STD_U32LE, bytes_of(crc_));
+  writer.dataset(format::kFidelity, H5T_STD_U8LE, bytes_of(fidelity_));
   writer.dataset(format::kTokens, token_bytes(vocab_size_) == 2 ? H5T_STD_U16LE : H5T_STD_U32LE, tokens_);
   writer.dataset(format::kPayload, H5T_STD_U8LE, payload_);
 

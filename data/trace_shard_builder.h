@@ -22,6 +22,9 @@ class TraceShardBuilder {
   // Keys ascend from call to call. Throws Error if they don't or the document cannot be stored.
   void add(const TraceDocument& document, std::span<const std::byte> payload);
 
+  // How well the targets stand for the whole distributions, if that is known.
+  void set_fidelity(const Fidelity& fidelity) { fidelity_ = fidelity.to_json().dump(); }
+
   size_t documents() const { return sample_.size(); }
 
   // Throws Error naming the file (full disk, no permission, ...); then `path` is as it was.
@@ -32,7 +35,7 @@ class TraceShardBuilder {
 
   int64_t vocab_size_;
   TraceKey last_key_;
-  std::string provenance_, codec_, prompt_ids_;
+  std::string provenance_, codec_, prompt_ids_, fidelity_;
   std::vector<std::byte> model_, tokens_, payload_;
   std::vector<uint64_t> prompt_id_offsets_{0}, token_offsets_{0}, payload_offsets_{0}, seed_;
   std::vector<uint32_t> sample_, prompt_length_, crc_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 
 #include "core/error.h"
@@ -16,10 +17,15 @@ nlohmann::json measure_traces(const TraceReader& reader) {
   TargetCodec::Sizes sizes;
   std::array<uint64_t, 2> finished{};
   std::array<uint64_t, 3> verdicts{};
+  std::optional<Fidelity> fidelity;
   for (const auto& shard : reader.shards()) {
     total += static_cast<double>(shard->file_bytes());
     tokens += static_cast<double>(shard->bytes(trace_format::kTokens));
     sizes.ids += static_cast<double>(shard->bytes(trace_format::kModel));
+    if (shard->fidelity()) {
+      if (!fidelity) fidelity.emplace();
+      *fidelity += *shard->fidelity();
+    }
     for (size_t i = 0; i < shard->size(); ++i) {
       const Trace trace = shard->trace(i);
       sizes += shard->codec().sizes(trace, shard->payload(i));
@@ -39,6 +45,7 @@ nlohmann::json measure_traces(const TraceReader& reader) {
           {"uncovered", uncovered / completion},
           {"finish_reasons", {{"stop", finished[0]}, {"length", finished[1]}}},
           {"verdicts", {{"unchecked", verdicts[0]}, {"correct", verdicts[1]}, {"incorrect", verdicts[2]}}},
+          {"fidelity", fidelity ? fidelity->to_json() : nlohmann::json()},
           {"bytes_per_token",
            {{"total", total / completion},
             {"ids", sizes.ids / completion},

@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/file_descriptor.h"
 #include "core/log.h"
+#include "data/little_endian.h"
 #include "data/set_codec.h"
 #include "data/target_codec.h"
 #include "data/trace_journal.h"
@@ -89,6 +90,8 @@ struct TraceWriter::State {
   void resume();
   void resume_journal();
   void seal();
+  std::vector<std::byte> journal_payload(const Trace& trace) const;
+  SparseTargets read_journal_payload(const TraceRecord& record) const;
 };
 
 TraceWriter::TraceWriter(const fs::path& directory, const TraceProvenance& provenance,
@@ -177,7 +180,7 @@ void TraceWriter::append(const Trace& trace) {
   check_document(trace.document, state.provenance.vocab_size);
   std::vector<std::byte> payload;
   core::with_context(fmt::format("prompt '{}' sample {}", key.prompt_id, key.sample),
-                     [&] { state.journal_codec->encode(trace.document, trace.targets, payload); });
+                     [&] { payload = state.journal_payload(trace); });
   if (state.full()) state.seal();  // an earlier run ended just before it
   if (!state.journal) state.journal.emplace(state.path(".journal"), state.provenance);
   state.keys.insert(key);
@@ -204,6 +207,28 @@ void TraceWriter::finish() {
   state_->finished = true;
 }
 
+// u32 bytes of the fidelity · the fidelity · the targets, without loss.
+std::vector<std::byte> TraceWriter::State::journal_payload(const Trace& trace) const {
+  std::vector<std::byte> fidelity, payload;
+  if (trace.targets.fidelity) fidelity = trace.targets.fidelity->to_bytes();
+  data::append_value(payload, static_cast<uint32_t>(fidelity.size()));
+  data::append(payload, std::span<const std::byte>(fidelity));
+  journal_codec->encode(trace.document, trace.targets, payload);
+  return payload;
+}
+
+SparseTargets TraceWriter::State::read_journal_payload(const TraceRecord& record) const {
+  std::span payload = record.payload;
+  core::check(payload.size() >= 4, "a payload of {} bytes", payload.size());
+  const auto bytes = load<uint32_t>(payload.data());
+  payload = payload.subspan(4);
+  core::check(bytes <= payload.size(), "a fidelity record of {} bytes in a payload of {}", bytes, payload.size());
+  SparseTargets targets;
+  journal_codec->decode(record.document, payload.subspan(bytes), targets);
+  if (bytes > 0) targets.fidelity = DocumentFidelity::from_bytes(payload.first(bytes));
+  return targets;
+}
+
 // The journal's documents in the order of their keys become a shard; only when that is on disk is the journal removed.
 void TraceWriter::State::seal() {
   const auto file = journal->map();
@@ -211,11 +236,9 @@ void TraceWriter::State::seal() {
   std::ranges::sort(entries, {}, &TraceJournal::Entry::key);
   // The documents one after the other with their targets; `pass` is called for each.
   const auto for_each = [&](auto&& pass) {
-    SparseTargets targets;
     for (const auto& entry : entries) {
       const TraceRecord record = decode_record(TraceJournal::record(*file, entry), provenance.vocab_size);
-      journal_codec->decode(record.document, record.payload, targets);
-      pass(record, targets);
+      pass(record, read_journal_payload(record));
     }
   };
   std::unique_ptr<const TargetCodec> codec = TargetCodec::lossless(provenance);
@@ -229,12 +252,21 @@ void TraceWriter::State::seal() {
     codec = trainer.finish();
   }
   TraceShardBuilder builder(provenance, codec->description(), codec->model());
+  std::optional<Fidelity> fidelity = options.fidelity;
   std::vector<std::byte> payload;
   for_each([&](const TraceRecord& record, const SparseTargets& targets) {
+    if (targets.fidelity) {
+      if (!fidelity) fidelity.emplace();
+      fidelity->add(*targets.fidelity);
+    }
     payload.clear();
     codec->encode(record.document, targets, payload);
     builder.add(record.document, payload);
   });
+  if (fidelity) {
+    fidelity->finish();
+    builder.set_fidelity(*fidelity);
+  }
   builder.write(path(".h5"));
   journal->remove();
   journal.reset();

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "data/trace.h"
@@ -21,6 +22,8 @@ struct TraceWriterOptions {
   size_t documents_per_sync = 16;
   // Entropy-coded weights are rounded (data/set_codec.h); otherwise they are kept as they are, in many times the space.
   bool entropy_coded = true;
+  // Of all traces, where they come from other shards and none has its own.
+  std::optional<Fidelity> fidelity{};
 };
 
 // Not thread-safe.

@@ -73,10 +73,8 @@ void Capture::keep_targets(const at::Tensor& logits, std::span<const nn::LogitsR
   at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
     for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
       core::with_context(fmt::format("prompt \"{}\"", rows[row].id), [&] {
-        core::Philox draws =
-            data::target_draws(provenance_.sampling.seed, {std::string(rows[row].id), rows[row].sample},
-                               static_cast<uint64_t>(rows[row].index));
-        data::encode_target({values + row * vocab, vocab}, provenance_.targets, draws, *outputs[row]);
+        data::capture_target({values + row * vocab, vocab}, provenance_, {std::string(rows[row].id), rows[row].sample},
+                             static_cast<uint64_t>(rows[row].index), *outputs[row]);
       });
     }
   });

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/philox.h"
-#include "data/target_encoder.h"
+#include "data/target_capture.h"
 #include "data/trace.h"
 
 namespace distill::data {
@@ -45,8 +45,7 @@ inline Trace sample_trace(const std::string& prompt_id, uint32_t sample, const T
   std::vector<float> logits(vocab);
   for (uint32_t i = 0; i < completion; ++i) {
     for (float& logit : logits) logit = static_cast<float>(3 * random.next_normal());
-    core::Philox draws = target_draws(1, document.key, i);
-    encode_target(logits, provenance.targets, draws, trace.targets);
+    capture_target(logits, provenance, document.key, i, trace.targets);
   }
   return trace;
 }

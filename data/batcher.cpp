@@ -51,6 +51,8 @@ class BatchBuilder {
     }
     sequence_offsets_.push_back(static_cast<int32_t>(tokens_.size()));
     documents_.push_back(index);
+    verdicts_.push_back(trace.document.verdict);
+    reasoning_targets_.push_back(0);
   }
 
   TrainingBatch finish() {
@@ -64,7 +66,9 @@ class BatchBuilder {
             .target_ids = tensor_of(target_ids_, at::kLong),
             .target_weights = tensor_of(target_weights_, at::kFloat),
             .target_uncovered = tensor_of(target_uncovered_, at::kFloat),
-            .documents = std::move(documents_)};
+            .documents = std::move(documents_),
+            .verdicts = std::move(verdicts_),
+            .reasoning_targets = std::move(reasoning_targets_)};
   }
 
  private:
@@ -73,6 +77,8 @@ class BatchBuilder {
   std::vector<uint8_t> loss_mask_;
   std::vector<float> target_weights_, target_uncovered_;
   std::vector<size_t> documents_;
+  std::vector<Verdict> verdicts_;
+  std::vector<int64_t> reasoning_targets_;
 };
 
 // The documents that are shuffled together and how they are cut into batches.

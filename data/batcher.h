@@ -29,6 +29,8 @@ struct TrainingBatch {
   at::Tensor target_weights;      // [entries] float32
   at::Tensor target_uncovered;    // [targets] float32, probability outside the ids
   std::vector<size_t> documents;  // numbers in the reader, in the order of the sequences
+  std::vector<Verdict> verdicts;  // of the documents
+  std::vector<int64_t> reasoning_targets;  // of each document, how many of its targets, from the first, are reasoning
 };
 
 struct BatcherOptions {

@@ -12,10 +12,15 @@ double Evaluation::perplexity() const {
 }
 
 nlohmann::ordered_json Evaluation::to_json() const {
-  return {{"documents", documents},     {"tokens", tokens},
-          {"targets", sums.targets},    {"loss", loss()},
-          {"divergence", divergence()}, {"cross_entropy", cross_entropy()},
-          {"perplexity", perplexity()}, {"agreement", agreement()}};
+  return {{"documents", documents},
+          {"tokens", tokens},
+          {"targets", sums.targets},
+          {"loss", loss()},
+          {"divergence", divergence()},
+          {"cross_entropy", cross_entropy()},
+          {"perplexity", perplexity()},
+          {"agreement", agreement()},
+          {"calibration_error", sums.calibration.error()}};
 }
 
 Evaluation evaluate_targets(nn::CausalLM& model, data::Batcher& batcher, const Objective& objective,

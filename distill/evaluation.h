@@ -22,7 +22,8 @@ struct Evaluation {
   double perplexity() const;                                         // exp of it
   double agreement() const { return mean(static_cast<double>(sums.agreements)); }  // share with the same top token
 
-  // {"documents", "tokens", "targets", "loss", "divergence", "cross_entropy", "perplexity", "agreement"}.
+  // {"documents", "tokens", "targets", "loss", "divergence", "cross_entropy", "perplexity", "agreement",
+  // "calibration_error"}.
   nlohmann::ordered_json to_json() const;
 
  private:

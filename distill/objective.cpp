@@ -1,26 +1,77 @@
 #include "distill/objective.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "distill/target_support.h"
 
 namespace distill {
 namespace {
 
-// Targets whose largest stored weight is on the student's most probable token.
-int64_t count_agreements(const data::TrainingBatch& batch, const at::Tensor& top_ids) {
-  const at::Tensor offsets = batch.target_offsets.contiguous();
-  const auto* offset = offsets.const_data_ptr<int64_t>();
-  const auto* id = batch.target_ids.const_data_ptr<int64_t>();
-  const auto* weight = batch.target_weights.const_data_ptr<float>();
-  const auto* top = top_ids.const_data_ptr<int64_t>();
-  int64_t agreements = 0;
-  for (int64_t i = 0; i < top_ids.numel(); ++i) {
-    const auto* best = std::max_element(weight + offset[i], weight + offset[i + 1]);
-    if (offset[i] < offset[i + 1] && id[best - weight] == top[i]) ++agreements;
+kernels::HeadLossOptions head_options(const ObjectiveOptions& options, double teacher_temperature) {
+  const bool skewed = options.divergence == kernels::Divergence::kSkewForwardKl ||
+                      options.divergence == kernels::Divergence::kSkewReverseKl;
+  return {.kind = options.divergence,
+          .mix = options.mix.value_or(skewed ? 0.1 : 0.5),
+          .divergence = 1 - options.hard_label_weight,
+          .cross_entropy = options.hard_label_weight,
+          .temperature = options.temperature.value_or(teacher_temperature),
+          .tail = options.tail,
+          .entropy_power = options.weights.entropy_power};
+}
+
+// [targets] fp32, or undefined where all count alike.
+at::Tensor token_weights(const TokenWeightOptions& options, const data::TrainingBatch& batch) {
+  if (options.reasoning == 1 && options.answer == 1 && options.incorrect == 1 && options.unchecked == 1) return {};
+  const int64_t count = batch.target_rows.numel();
+  const at::Tensor weights = at::empty({count}, at::kFloat);
+  auto* const weight = weights.mutable_data_ptr<float>();
+  const auto* const row = batch.target_rows.const_data_ptr<int64_t>();
+  const auto* const offset = batch.sequence_offsets.const_data_ptr<int32_t>();
+  int64_t target = 0;
+  for (size_t d = 0; d < batch.documents.size(); ++d) {
+    const data::Verdict verdict = batch.verdicts[d];
+    const double of_document = verdict == data::Verdict::kIncorrect   ? options.incorrect
+                               : verdict == data::Verdict::kUnchecked ? options.unchecked
+                                                                      : 1.0;
+    for (int64_t j = 0; target < count && row[target] < offset[d + 1]; ++target, ++j) {
+      const bool reasoning = j < batch.reasoning_targets[d];
+      weight[target] = static_cast<float>(of_document * (reasoning ? options.reasoning : options.answer));
+    }
   }
-  return agreements;
+  return weights;
+}
+
+Calibration calibrate(const kernels::HeadLoss& result, const at::Tensor& labels) {
+  Calibration calibration;
+  const auto* const confidence = result.confidence.const_data_ptr<float>();
+  const auto* const top = result.top_ids.const_data_ptr<int64_t>();
+  const auto* const label = labels.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < labels.numel(); ++i) {
+    if (label[i] == kernels::kIgnoredLabel || !std::isfinite(confidence[i])) continue;
+    const auto bin = std::min(Calibration::kBins - 1, static_cast<size_t>(confidence[i] * Calibration::kBins));
+    calibration.count[bin] += 1;
+    calibration.confidence[bin] += confidence[i];
+    calibration.hits[bin] += top[i] == label[i] ? 1 : 0;
+  }
+  return calibration;
 }
 
 }  // namespace
+
+double Calibration::error() const {
+  double total = 0;
+  double error = 0;
+  for (size_t b = 0; b < kBins; ++b) {
+    total += count[b];
+    error += std::abs(confidence[b] - hits[b]);
+  }
+  return total > 0 ? error / total : 0;
+}
 
 LossSums& LossSums::operator+=(const LossSums& other) {
   loss += other.loss;
@@ -28,34 +79,108 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   cross_entropy += other.cross_entropy;
   agreements += other.agreements;
   targets += other.targets;
+  for (size_t b = 0; b < Calibration::kBins; ++b) {
+    calibration.count[b] += other.calibration.count[b];
+    calibration.confidence[b] += other.calibration.confidence[b];
+    calibration.hits[b] += other.calibration.hits[b];
+  }
   return *this;
 }
 
+at::Tensor LossSums::to_tensor() const {
+  std::vector<double> numbers{loss, divergence, cross_entropy, static_cast<double>(agreements),
+                              static_cast<double>(targets)};
+  for (const auto* sums : {&calibration.count, &calibration.confidence, &calibration.hits}) {
+    numbers.insert(numbers.end(), sums->begin(), sums->end());
+  }
+  return at::tensor(numbers, at::kDouble);
+}
+
+LossSums LossSums::from_tensor(const at::Tensor& numbers) {
+  const auto* next = numbers.const_data_ptr<double>();
+  LossSums sums;
+  sums.loss = *next++;
+  sums.divergence = *next++;
+  sums.cross_entropy = *next++;
+  sums.agreements = std::llround(*next++);
+  sums.targets = std::llround(*next++);
+  for (auto* into : {&sums.calibration.count, &sums.calibration.confidence, &sums.calibration.hits}) {
+    for (double& number : *into) number = *next++;
+  }
+  return sums;
+}
+
 Objective::Objective(const ObjectiveOptions& options, const data::TargetSpec& spec)
-    : head_{.divergence = 1 - options.hard_label_weight,
-            .cross_entropy = options.hard_label_weight,
-            .temperature = spec.temperature,
-            .tail = options.tail} {}
+    : head_(head_options(options, options.teacher_temperature.value_or(spec.temperature))), weights_(options.weights) {
+  // Stored distributions are at their temperature: what is left to do is the ratio.
+  head_.teacher_temperature = options.teacher_temperature.value_or(spec.temperature) / spec.temperature;
+  if (head_.divergence > 0) {
+    require_support(spec, use_of(head_.kind), to_string(head_.kind));
+    if (head_.teacher_temperature != 1) require_support(spec, TargetUse::kTemperature, "teacher_temperature");
+  }
+  if (head_.entropy_power != 0) require_support(spec, TargetUse::kEntropy, "weights.entropy_power");
+}
+
+Objective::Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers)
+    : head_(head_options(options, options.teacher_temperature.value_or(1.0))),
+      weights_(options.weights),
+      teachers_(std::move(teachers)) {
+  head_.teacher_temperature = options.teacher_temperature.value_or(1.0);
+  core::check(!teachers_.empty(), "online distillation needs a teacher");
+  const c10::NoGradGuard no_grad;
+  for (auto& teacher : teachers_) teacher.head = teacher.model->head_weight().detach();
+}
 
 BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& batch, double scale) const {
-  const at::Tensor hidden =
-      model.forward({.tokens = batch.tokens, .positions = batch.positions, .sequence_offsets = batch.sequence_offsets});
-  const kernels::HeadLoss result = kernels::head_loss(hidden, model.head_weight(),
-                                                      {.rows = batch.target_rows,
-                                                       .labels = batch.labels.index_select(0, batch.target_rows),
-                                                       .offsets = batch.target_offsets,
-                                                       .ids = batch.target_ids.contiguous(),
-                                                       .weights = batch.target_weights.contiguous(),
-                                                       .uncovered = batch.target_uncovered},
-                                                      head_, scale);
-  BatchLoss loss{.loss = result.loss, .sums = {}};
-  loss.sums.divergence = result.divergence.sum(at::kDouble).item<double>();
-  loss.sums.cross_entropy = result.cross_entropy.sum(at::kDouble).item<double>();
-  loss.sums.loss = head_.divergence * head_.temperature * head_.temperature * loss.sums.divergence +
-                   head_.cross_entropy * loss.sums.cross_entropy;
-  loss.sums.agreements = count_agreements(batch, result.top_ids);
-  loss.sums.targets = batch.target_rows.numel();
-  return loss;
+  const nn::PackedBatch packed{
+      .tokens = batch.tokens, .positions = batch.positions, .sequence_offsets = batch.sequence_offsets};
+  const at::Tensor hidden = model.forward(packed);
+  const at::Tensor head = model.head_weight();
+  kernels::HeadLossTargets targets{.rows = batch.target_rows,
+                                   .labels = batch.labels.index_select(0, batch.target_rows)};
+  const at::Tensor weights = token_weights(weights_, batch);
+  if (teachers_.empty()) {
+    targets.offsets = batch.target_offsets;
+    targets.ids = batch.target_ids;
+    targets.weights = batch.target_weights;
+    targets.uncovered = batch.target_uncovered;
+    return compute(hidden, head, targets, scale, weights);
+  }
+  BatchLoss sum;
+  for (const OnlineTeacher& teacher : teachers_) {
+    {
+      const c10::NoGradGuard no_grad;
+      targets.teacher_hidden = teacher.model->forward(packed).index_select(0, batch.target_rows);
+      targets.teacher_weight = teacher.head;
+    }
+    const BatchLoss one =
+        compute(hidden, head.narrow(0, 0, teacher.head.size(0)), targets, scale * teacher.weight, weights);
+    if (!sum.loss.defined()) {
+      sum = one;
+      sum.sums.loss *= teacher.weight;
+      sum.sums.divergence *= teacher.weight;
+      continue;
+    }
+    sum.loss = sum.loss + one.loss;
+    sum.sums.loss += teacher.weight * one.sums.loss;
+    sum.sums.divergence += teacher.weight * one.sums.divergence;
+  }
+  return sum;
+}
+
+BatchLoss Objective::compute(const at::Tensor& hidden, const at::Tensor& head, const kernels::HeadLossTargets& targets,
+                             double scale, const at::Tensor& token_weights) const {
+  const kernels::HeadLoss result = kernels::head_loss(hidden, head, targets, head_, scale, token_weights);
+  const auto total = [](const at::Tensor& values) { return values.sum(at::kDouble).item<double>(); };
+  const double square = head_.temperature * head_.temperature;
+  return {.loss = result.loss,
+          .sums = {.loss = head_.divergence * square * total(result.factors * result.divergence) +
+                           head_.cross_entropy * total(result.factors * result.cross_entropy),
+                   .divergence = total(result.kl),
+                   .cross_entropy = total(result.cross_entropy),
+                   .agreements = result.top_ids.eq(result.teacher_top_ids).sum().item<int64_t>(),
+                   .targets = targets.rows.numel(),
+                   .calibration = calibrate(result, targets.labels)}};
 }
 
 }  // namespace distill

@@ -1,10 +1,14 @@
-// What a student is trained on: forward KL divergence from the teacher's stored distributions, mixed with cross-entropy
-// on the tokens that the teacher wrote.
+// What a student is trained on: a divergence from the teacher's distributions, stored or computed by teachers that are
+// here, mixed with cross-entropy on the tokens of the traces. docs/objectives.md has the formulas.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
 
 #include "data/batcher.h"
 #include "data/target_spec.h"
@@ -13,22 +17,50 @@
 
 namespace distill {
 
+// How often a target counts: the product of what applies.
+struct TokenWeightOptions {
+  double reasoning = 1.0;  // tokens up to the end of "</think>"; the others are the answer
+  double answer = 1.0;
+  double incorrect = 1.0;  // traces that their verifier found wrong; 0 leaves them out
+  double unchecked = 1.0;  // traces of prompts without a verifier
+  // (1 + teacher's entropy in nats)^this: above 0 for positions where the teacher hesitates, below for sure ones.
+  double entropy_power = 0.0;
+};
+
 struct ObjectiveOptions {
-  // Share of cross-entropy on the tokens, the rest is divergence (Hinton et al. 2015, §2); 1 ignores the stored
-  // distributions.
+  kernels::Divergence divergence = kernels::Divergence::kForwardKl;
+  // Beta of Jensen-Shannon, alpha of the skewed divergences. Unset: 0.5 and 0.1, as their papers have it.
+  std::optional<double> mix{};
+  // Share of cross-entropy on the tokens, the rest is divergence (Hinton et al. 2015, §2); 1 ignores the distributions.
   double hard_label_weight = 0.0;
+  std::optional<double> temperature{};          // of the student; unset: the teacher's
+  std::optional<double> teacher_temperature{};  // unset: the one that the distributions were stored at, 1 online
   kernels::TailRule tail = kernels::TailRule::kGhost;
+  TokenWeightOptions weights{};
+};
+
+// How sure a model is of its first choice, and how often that is the token that was written, in bins of equal width.
+struct Calibration {
+  static constexpr size_t kBins = 15;
+  std::array<double, kBins> count{}, confidence{}, hits{};  // sums over the targets of a bin
+
+  // Expected calibration error: the mean |confidence - accuracy| (Guo et al. 2017, arXiv 1706.04599, eq. 5).
+  double error() const;
 };
 
 // Sums over targets, in fp64.
 struct LossSums {
   double loss = 0;           // of the objective
-  double divergence = 0;     // KL(teacher || student) in nats, as far as the stored distributions tell
+  double divergence = 0;     // KL(teacher || student) in nats, as far as the distributions tell, whatever is trained on
   double cross_entropy = 0;  // of the tokens, in nats
   int64_t agreements = 0;    // targets whose most probable token is the same for teacher and student
   int64_t targets = 0;
+  Calibration calibration{};
 
   LossSums& operator+=(const LossSums& other);
+  // All of it as fp64 numbers [count], to be summed over ranks.
+  at::Tensor to_tensor() const;
+  static LossSums from_tensor(const at::Tensor& numbers);
 };
 
 struct BatchLoss {
@@ -36,16 +68,33 @@ struct BatchLoss {
   LossSums sums;
 };
 
+// A teacher that scores the tokens during training.
+struct OnlineTeacher {
+  std::shared_ptr<nn::CausalLM> model;
+  double weight = 1.0;  // of its divergence; those of all teachers sum to 1
+  at::Tensor head{};    // the model's head_weight(), [vocab, size]; filled in by Objective
+};
+
 class Objective {
  public:
-  // `spec` says how the distributions were stored; the student's is taken at the same temperature.
+  // Of stored distributions; `spec` says how. Throws UsageError if they do not support the objective soundly
+  // (target_support.h).
   Objective(const ObjectiveOptions& options, const data::TargetSpec& spec);
+  // Of teachers; batches need no distributions.
+  Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers);
 
-  // The loss of one batch. Runs the model; under GradMode the result can be differentiated.
+  // The loss of one batch; of several teachers the weighted sum, and agreement with the first. Runs the model; under
+  // GradMode the result can be differentiated. Where a teacher's vocabulary is smaller than the student's, the
+  // divergence is that over the teacher's tokens.
   BatchLoss operator()(nn::CausalLM& model, const data::TrainingBatch& batch, double scale) const;
 
  private:
+  BatchLoss compute(const at::Tensor& hidden, const at::Tensor& head, const kernels::HeadLossTargets& targets,
+                    double scale, const at::Tensor& token_weights) const;
+
   kernels::HeadLossOptions head_;
+  TokenWeightOptions weights_;
+  std::vector<OnlineTeacher> teachers_;
 };
 
 }  // namespace distill

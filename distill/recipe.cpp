@@ -5,6 +5,7 @@
 
 #include "core/config.h"
 #include "core/error.h"
+#include "distill/target_support.h"
 
 namespace distill {
 namespace {
@@ -23,6 +24,13 @@ class Section {
     value = reader_.get<int64_t>(key, value);
     if (value < low) reader_.reject(key, fmt::format("{} is below {}", value, low));
   }
+  void optional_number(std::string_view key, std::optional<double>& value, double low, double high) {
+    value = reader_.find<double>(key);
+    if (value && !(*value >= low && *value <= high)) {
+      reader_.reject(key, fmt::format("{} is not in [{}, {}]", *value, low, high));
+    }
+  }
+  Section section(std::string_view key) { return Section(reader_, key); }
   template <typename Parse>
   void word(std::string_view key, const Parse& parse) {
     const auto text = reader_.find<std::string>(key);
@@ -47,6 +55,40 @@ kernels::TailRule parse_tail(std::string_view name) {
     if (name == tail_name(tail)) return tail;
   }
   core::fail_usage("'{}' is neither ghost nor renormalise", name);
+}
+
+void read_objective(Section& section, ObjectiveOptions& options) {
+  section.word("divergence", [&](const std::string& name) { options.divergence = parse_divergence(name); });
+  section.optional_number("mix", options.mix, 0.001, 0.999);
+  section.number("hard_label_weight", options.hard_label_weight, 0, 1);
+  section.optional_number("temperature", options.temperature, 0.01, 100);
+  section.optional_number("teacher_temperature", options.teacher_temperature, 0.01, 100);
+  section.word("tail", [&](const std::string& name) { options.tail = parse_tail(name); });
+  Section weights = section.section("weights");
+  weights.number("reasoning", options.weights.reasoning, 0, 100);
+  weights.number("answer", options.weights.answer, 0, 100);
+  weights.number("incorrect", options.weights.incorrect, 0, 100);
+  weights.number("unchecked", options.weights.unchecked, 0, 100);
+  weights.number("entropy_power", options.weights.entropy_power, -10, 10);
+  weights.finish();
+}
+
+nlohmann::json objective_json(const ObjectiveOptions& options) {
+  const auto or_null = [](const std::optional<double>& value) -> nlohmann::json {
+    return value ? nlohmann::json(*value) : nlohmann::json();
+  };
+  return {{"divergence", to_string(options.divergence)},
+          {"mix", or_null(options.mix)},
+          {"hard_label_weight", options.hard_label_weight},
+          {"temperature", or_null(options.temperature)},
+          {"teacher_temperature", or_null(options.teacher_temperature)},
+          {"tail", tail_name(options.tail)},
+          {"weights",
+           {{"reasoning", options.weights.reasoning},
+            {"answer", options.weights.answer},
+            {"incorrect", options.weights.incorrect},
+            {"unchecked", options.weights.unchecked},
+            {"entropy_power", options.weights.entropy_power}}}};
 }
 
 }  // namespace
@@ -85,8 +127,7 @@ Recipe Recipe::from_reader(core::ConfigReader& reader) {
   }
 
   Section objective(reader, "objective");
-  objective.number("hard_label_weight", recipe.objective.hard_label_weight, 0, 1);
-  objective.word("tail", [&](const std::string& name) { recipe.objective.tail = parse_tail(name); });
+  read_objective(objective, recipe.objective);
   objective.finish();
 
   Section optimizer(reader, "optimizer");
@@ -127,7 +168,7 @@ nlohmann::json Recipe::to_json() const {
   return {{"steps", schedule.steps},
           {"seed", seed},
           {"precision", precision_name(compute)},
-          {"objective", {{"hard_label_weight", objective.hard_label_weight}, {"tail", tail_name(objective.tail)}}},
+          {"objective", objective_json(objective)},
           {"optimizer",
            {{"learning_rate", schedule.peak},
             {"beta1", optimizer.beta1},

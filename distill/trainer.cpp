@@ -60,7 +60,8 @@ Scalars validation_scalars(const Evaluation& evaluation) {
           {"divergence", evaluation.divergence()},
           {"cross_entropy", evaluation.cross_entropy()},
           {"perplexity", evaluation.perplexity()},
-          {"agreement", evaluation.agreement()}};
+          {"agreement", evaluation.agreement()},
+          {"calibration_error", evaluation.sums.calibration.error()}};
 }
 
 // One run of the loop, from its checkpoint to its last step.
@@ -215,17 +216,10 @@ class Run {
   // Whether any rank is asked to end.
   bool sum_over_ranks(LossSums& sums, bool interrupted) const {
     if (job_.ranks == nullptr) return interrupted;
-    at::Tensor all = at::tensor({sums.loss, sums.divergence, sums.cross_entropy, static_cast<double>(sums.agreements),
-                                 static_cast<double>(sums.targets), interrupted ? 1.0 : 0.0},
-                                at::kDouble);
+    at::Tensor all = at::cat({sums.to_tensor(), at::tensor({interrupted ? 1.0 : 0.0}, at::kDouble)});
     job_.ranks->sum(all);
-    const auto* values = all.const_data_ptr<double>();
-    sums = {.loss = values[0],
-            .divergence = values[1],
-            .cross_entropy = values[2],
-            .agreements = std::llround(values[3]),
-            .targets = std::llround(values[4])};
-    return values[5] > 0;
+    sums = LossSums::from_tensor(all);
+    return all[-1].item<double>() > 0;
   }
 
   [[noreturn]] void stop_at(int64_t step, std::string_view what, double value) {

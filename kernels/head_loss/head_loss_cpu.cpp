@@ -1,254 +1,26 @@
 // For each block of the vocabulary: logits = hidden w^T, then a pass over each row.
-//   1. Over all blocks: the row's log-sum-exp of the logits without an id ("tail"), the logits of its ids and label.
+//   1. Over all blocks: what the losses and their gradients need to know about a row (sparse_rows.h, dense_rows.h).
 //   2. Over all blocks, only for gradients: logits again, turned in place into the loss's gradient d; then
 //      grad_hidden += d w and grad_weight = d^T hidden.
-// With p = softmax(logits / T), M = sum of the weights q, u = uncovered and p_tail = sum of p outside the ids:
-//   KL = sum q (log q - log p) + u (log u - log p_tail),
-//   dKL/dlogit_k = ((M + u) p_k - q_k) / T inside the ids and ((M + u) p_k - u p_k / p_tail) / T outside.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cfloat>
-#include <cmath>
-#include <numeric>
 #include <vector>
 
-#include "kernels/head_loss/head_loss.h"
+#include "kernels/head_loss/dense_rows.h"
+#include "kernels/head_loss/row_kernels.h"
+#include "kernels/head_loss/sparse_rows.h"
 #include "kernels/mixed_product.h"
-#include "kernels/multiversion.h"
 
 namespace distill::kernels {
 namespace {
 
 constexpr int64_t kBlockMultiple = 64;
 constexpr int64_t kMinBlock = 256;
-constexpr int64_t kRowsPerThread = 8;
-
-struct Problem {
-  int64_t targets, vocab, size;
-  const int64_t* labels;
-  const int64_t* offsets;
-  const float* uncovered;
-  const float* factors;  // of each target's loss
-  double divergence, cross_entropy, temperature;
-  TailRule tail;
-};
-
-// What pass 1 learns about one target, and what pass 2 needs.
-struct Row {
-  int64_t next = 0;      // first entry whose id lies in this block or a later one
-  float max = -FLT_MAX;  // of the tail's logits
-  double sum = 0;        // of exp((logit - max) / T) over the tail
-  double sum_plain = 0;  // the same with T = 1, where cross-entropy needs it
-  float top = -FLT_MAX;  // the largest logit
-  int64_t top_id = 0;    //   and its token
-  float label_logit = 0;
-  double log_z = 0;         // log-sum-exp of logits / T over the vocabulary
-  double log_z_plain = 0;   // of the logits
-  float tail_scale = 0;     // gradient of a tail token: tail_scale exp(logit / T - log_z)
-  float plain_scale = 0;    //   + plain_scale exp(logit - log_z_plain)
-  double id_scale = 0;      // gradient of a token with an id: id_scale exp(logit / T - log_z) - weight_scale q
-  double weight_scale = 0;  //   + the same second term
-  double label_scale = 0;   // taken off the label's gradient
-};
-
-// The ids of every target in rising order, with their weights.
-struct SortedTargets {
-  std::vector<int64_t> ids;
-  std::vector<float> weights;
-  std::vector<float> logits;  // filled by pass 1
-
-  SortedTargets(const Problem& problem, const int64_t* ids_in, const float* weights_in)
-      : ids(problem.offsets[problem.targets]), weights(ids.size()), logits(ids.size()) {
-    at::parallel_for(0, problem.targets, kRowsPerThread, [&](int64_t begin, int64_t end) {
-      std::vector<int64_t> order;
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t first = problem.offsets[i];
-        const int64_t count = problem.offsets[i + 1] - first;
-        order.resize(count);
-        std::iota(order.begin(), order.end(), first);
-        const auto rising = [&](int64_t a, int64_t b) { return ids_in[a] < ids_in[b]; };
-        if (!std::is_sorted(order.begin(), order.end(), rising)) std::sort(order.begin(), order.end(), rising);
-        double mass = 0;
-        for (int64_t j = 0; j < count; ++j) mass += weights_in[first + j];
-        const double scale = problem.tail == TailRule::kRenormalise && mass > 0 ? 1 / mass : 1;
-        for (int64_t j = 0; j < count; ++j) {
-          ids[first + j] = ids_in[order[j]];
-          weights[first + j] = static_cast<float>(weights_in[order[j]] * scale);
-          TORCH_CHECK(j == 0 || ids[first + j] != ids[first + j - 1], "head_loss: target ", i, " has id ",
-                      ids[first + j], " twice");
-          TORCH_CHECK(weights[first + j] >= 0, "head_loss: target ", i, " has the weight ", weights[first + j]);
-        }
-      }
-    });
-  }
-};
-
-// The largest value, and sum exp((x - max) * scale), in one call each so that both vectorise.
-DISTILL_MULTIVERSION float largest(const float* x, int64_t count) {
-  float result = -FLT_MAX;
-#pragma omp simd reduction(max : result)
-  for (int64_t i = 0; i < count; ++i) result = x[i] > result ? x[i] : result;
-  return result;
-}
-
-DISTILL_MULTIVERSION float sum_of_exp(const float* x, int64_t count, float max, float scale) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) sum += vector_exp((x[i] - max) * scale);
-  return sum;
-}
-
-DISTILL_MULTIVERSION void scaled_exp(float* x, int64_t count, float scale, float log_z, float factor) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) x[i] = factor * vector_exp(x[i] * scale - log_z);
-}
-
-DISTILL_MULTIVERSION void two_scaled_exps(float* x, int64_t count, float scale, const Row& row) {
-  const auto log_z = static_cast<float>(row.log_z);
-  const auto log_z_plain = static_cast<float>(row.log_z_plain);
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) {
-    x[i] = row.tail_scale * vector_exp(x[i] * scale - log_z) + row.plain_scale * vector_exp(x[i] - log_z_plain);
-  }
-}
-
-DISTILL_MULTIVERSION void round_to_bf16(const float* from, Bf16* to, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] = from_float<Bf16>(from[i]);
-}
-
-// Pass 1 of one row: takes in its logits of the tokens [first, first + count), which it overwrites.
-void take_in(const Problem& problem, SortedTargets& sorted, int64_t i, float* logits, int64_t first, int64_t count,
-             Row& row) {
-  if (const int64_t label = problem.labels[i] - first; label >= 0 && label < count) row.label_logit = logits[label];
-  for (; row.next < problem.offsets[i + 1] && sorted.ids[row.next] < first + count; ++row.next) {
-    float& logit = logits[sorted.ids[row.next] - first];
-    sorted.logits[row.next] = logit;
-    if (logit > row.top) {
-      row.top = logit;
-      row.top_id = sorted.ids[row.next];
-    }
-    logit = -FLT_MAX;  // leaves the tail
-  }
-  const float block_max = largest(logits, count);
-  if (block_max == -FLT_MAX) return;
-  if (block_max > row.top) {
-    row.top = block_max;
-    row.top_id = first + (std::find(logits, logits + count, block_max) - logits);
-  }
-  const float max = std::max(row.max, block_max);
-  const auto add = [&](double& sum, double scale) {
-    sum = sum * std::exp((static_cast<double>(row.max) - max) * scale) +
-          sum_of_exp(logits, count, block_max, static_cast<float>(scale)) *
-              std::exp((static_cast<double>(block_max) - max) * scale);
-  };
-  add(row.sum, 1 / problem.temperature);
-  if (problem.temperature != 1) add(row.sum_plain, 1);
-  row.max = max;
-}
-
-// log(exp(tail) + sum of exp(logit * scale) over the target's ids).
-double log_sum_exp(double tail, const std::vector<float>& logits, int64_t begin, int64_t end, double scale) {
-  double max = tail;
-  for (int64_t e = begin; e < end; ++e) max = std::max(max, logits[e] * scale);
-  double sum = std::exp(tail - max);
-  for (int64_t e = begin; e < end; ++e) sum += std::exp(logits[e] * scale - max);
-  return max + std::log(sum);
-}
-
-struct RowLoss {
-  double divergence, cross_entropy, total;
-};
-
-// Between the passes: the row's losses and the factors of its gradient.
-RowLoss conclude(const Problem& problem, const SortedTargets& sorted, int64_t i, Row& row) {
-  const int64_t begin = problem.offsets[i];
-  const int64_t end = problem.offsets[i + 1];
-  const double t = problem.temperature;
-  const bool has_tail = end - begin < problem.vocab;
-  const double log_tail = has_tail ? row.max / t + std::log(row.sum) : -INFINITY;
-  row.log_z = log_sum_exp(log_tail, sorted.logits, begin, end, 1 / t);
-  row.log_z_plain = row.log_z;
-  if (t != 1) {
-    const double log_tail_plain = has_tail ? row.max + std::log(row.sum_plain) : -INFINITY;
-    row.log_z_plain = log_sum_exp(log_tail_plain, sorted.logits, begin, end, 1);
-  }
-
-  double mass = 0;
-  double divergence = 0;
-  for (int64_t e = begin; e < end; ++e) {
-    const double q = sorted.weights[e];
-    mass += q;
-    if (q > 0) divergence += q * (std::log(q) - (sorted.logits[e] / t - row.log_z));
-  }
-  const bool ghost = problem.tail == TailRule::kGhost && has_tail && problem.uncovered[i] > 0;
-  const double uncovered = ghost ? problem.uncovered[i] : 0.0;
-  const double log_p_tail = log_tail - row.log_z;
-  if (ghost) divergence += uncovered * (std::log(uncovered) - log_p_tail);
-  const double cross_entropy = row.log_z_plain - row.label_logit;
-
-  const double divergence_scale =
-      problem.factors[i] * problem.divergence * t;  // T^2 of the loss, 1/T of the chain rule
-  const double label_scale = problem.factors[i] * problem.cross_entropy;
-  row.weight_scale = divergence_scale;
-  row.id_scale = divergence_scale * (mass + uncovered);
-  row.label_scale = label_scale;
-  row.plain_scale = static_cast<float>(label_scale);
-  // A tail that the student all but excludes pulls no harder than at 1e-30, so that nothing overflows.
-  const double tail_pull = ghost ? uncovered / std::max(std::exp(log_p_tail), 1e-30) : 0.0;
-  row.tail_scale = static_cast<float>(divergence_scale * (mass + uncovered - tail_pull));
-  row.next = begin;
-  return {
-      .divergence = divergence,
-      .cross_entropy = cross_entropy,
-      .total = problem.factors[i] * (problem.divergence * t * t * divergence + problem.cross_entropy * cross_entropy)};
-}
-
-// Pass 2 of one row: its logits of the tokens [first, first + count) become the gradient of the loss.
-void differentiate(const Problem& problem, const SortedTargets& sorted, int64_t i, float* x, int64_t first,
-                   int64_t count, Row& row) {
-  const double t = problem.temperature;
-  if (t == 1) {
-    scaled_exp(x, count, 1, static_cast<float>(row.log_z), row.tail_scale + row.plain_scale);
-  } else if (row.plain_scale == 0) {
-    scaled_exp(x, count, static_cast<float>(1 / t), static_cast<float>(row.log_z), row.tail_scale);
-  } else {
-    two_scaled_exps(x, count, static_cast<float>(1 / t), row);
-  }
-  for (; row.next < problem.offsets[i + 1] && sorted.ids[row.next] < first + count; ++row.next) {
-    const double logit = sorted.logits[row.next];
-    x[sorted.ids[row.next] - first] = static_cast<float>(row.id_scale * std::exp(logit / t - row.log_z) +
-                                                         row.label_scale * std::exp(logit - row.log_z_plain) -
-                                                         row.weight_scale * sorted.weights[row.next]);
-  }
-  if (const int64_t label = problem.labels[i] - first; label >= 0 && label < count) {
-    x[label] -= static_cast<float>(row.label_scale);
-  }
-}
-
-// Calls body(first, w, logits): the logits [targets, count] fp32 of the tokens [first, first + count) and their rows of
-// the weight in hidden's dtype. Both are gone after the call.
-template <typename Body>
-void for_each_block(const at::Tensor& hidden, const at::Tensor& weight, int64_t block, Body&& body) {
-  const int64_t vocab = weight.size(0);
-  const at::Tensor logits = at::empty({hidden.size(0) * std::min(block, vocab)}, at::kFloat);
-  for (int64_t first = 0; first < vocab; first += block) {
-    const int64_t count = std::min(block, vocab - first);
-    const at::Tensor w = weight.narrow(0, first, count).to(hidden.scalar_type());
-    const at::Tensor here = logits.narrow(0, 0, hidden.size(0) * count).view({hidden.size(0), count});
-    multiply_into(here, hidden, w.t());
-    body(first, w, here);
-  }
-}
-
-// Columns of logits per block, so that the fp32 block and its bf16 copy keep to the workspace.
-int64_t block_size(int64_t targets, int64_t vocab) {
-  const int64_t columns = kHeadLossWorkspaceBytes / std::max<int64_t>(1, targets * 6) / kBlockMultiple * kBlockMultiple;
-  return std::min(std::max(columns, kMinBlock), vocab);
-}
+// A copy of the weight in the compute dtype may take this share of what the full logits would in fp32.
+constexpr int64_t kCopyShare = 20;
 
 template <typename Body>
 void for_each_row(int64_t rows, Body&& body) {
@@ -257,83 +29,197 @@ void for_each_row(int64_t rows, Body&& body) {
   });
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_loss_cpu(
-    const at::Tensor& hidden_in, const at::Tensor& weight_in, const at::Tensor& rows_in, const at::Tensor& labels_in,
-    const at::Tensor& offsets_in, const at::Tensor& ids_in, const at::Tensor& weights_in,
-    const at::Tensor& uncovered_in, const at::Tensor& factors_in, double divergence, double cross_entropy,
-    double temperature, int64_t tail, bool gradients) {
-  const at::Tensor hidden = hidden_in.index_select(0, rows_in);
-  const at::Tensor weight = weight_in.contiguous();
-  const at::Tensor labels = labels_in.contiguous();
-  const at::Tensor offsets = offsets_in.contiguous();
-  const at::Tensor ids = ids_in.contiguous();
-  const at::Tensor weights = weights_in.contiguous();
-  const at::Tensor uncovered = uncovered_in.contiguous();
-  const at::Tensor factors = factors_in.contiguous();
-  const Problem problem{.targets = hidden.size(0),
-                        .vocab = weight.size(0),
-                        .size = hidden.size(1),
-                        .labels = labels.const_data_ptr<int64_t>(),
-                        .offsets = offsets.const_data_ptr<int64_t>(),
-                        .uncovered = uncovered.const_data_ptr<float>(),
-                        .factors = factors.const_data_ptr<float>(),
-                        .divergence = divergence,
-                        .cross_entropy = cross_entropy,
-                        .temperature = temperature,
-                        .tail = static_cast<TailRule>(tail)};
-  SortedTargets sorted(problem, ids.const_data_ptr<int64_t>(), weights.const_data_ptr<float>());
-  std::vector<Row> state(problem.targets);
-  for (int64_t i = 0; i < problem.targets; ++i) state[i].next = problem.offsets[i];
-  const int64_t block = block_size(problem.targets, problem.vocab);
+struct LogitBlock {
+  at::Tensor logits;  // [targets, count] fp32
+  at::Tensor weight;  // [count, size] in the dtype of the computation; of stored probabilities undefined
+  float* row(int64_t i) const { return logits.mutable_data_ptr<float>() + i * logits.size(1); }
+};
 
-  for_each_block(hidden, weight, block, [&](int64_t first, const at::Tensor&, const at::Tensor& logits) {
-    auto* data = logits.mutable_data_ptr<float>();
-    const int64_t count = logits.size(1);
-    for_each_row(problem.targets,
-                 [&](int64_t i) { take_in(problem, sorted, i, data + i * count, first, count, state[i]); });
-  });
+// A matrix [targets, vocab] that exists a block of columns at a time: x weight^T with a cap, or the logarithm of
+// stored probabilities, times a scale.
+class LogitBlocks {
+ public:
+  LogitBlocks(at::Tensor x, const at::Tensor& weight, double cap, double scale, int64_t block)
+      : x_(std::move(x)), weight_(weight.contiguous()), cap_(cap), scale_(scale) {
+    const bool copy_is_small = weight.numel() * kCopyShare * x_.element_size() <= 4 * x_.size(0) * weight.size(0);
+    if (copy_is_small) weight_ = weight_.to(x_.scalar_type());
+    block_ = at::empty({x_.size(0) * std::min(block, weight_.size(0))}, at::kFloat);
+  }
+  LogitBlocks(at::Tensor probabilities, double scale, int64_t block)
+      : x_(std::move(probabilities)), scale_(scale), block_(at::empty({x_.size(0) * block}, at::kFloat)) {}
 
-  const at::Tensor out_divergence = at::empty({problem.targets}, at::kFloat);
-  const at::Tensor out_cross_entropy = at::empty({problem.targets}, at::kFloat);
-  const at::Tensor out_top = at::empty({problem.targets}, at::kLong);
+  // Valid until the next call. `finish` is called for each row by one of several threads.
+  template <typename Finish>
+  LogitBlock compute(int64_t first, int64_t count, Finish&& finish) const {
+    LogitBlock block{.logits = block_.narrow(0, 0, x_.size(0) * count).view({x_.size(0), count}), .weight = {}};
+    if (weight_.defined()) {
+      block.weight = weight_.narrow(0, first, count).to(x_.scalar_type());
+      multiply_into(block.logits, x_, block.weight.t());
+    } else {
+      block.logits.copy_(x_.narrow(1, first, count));
+    }
+    for_each_row(x_.size(0), [&](int64_t i) {
+      float* const row = block.row(i);
+      if (cap_ > 0) cap_logits(row, count, static_cast<float>(cap_));
+      if (!weight_.defined()) scaled_log(row, count, static_cast<float>(scale_));
+      if (weight_.defined() && scale_ != 1) scale_row(row, count, static_cast<float>(scale_));
+      finish(i, row);
+    });
+    return block;
+  }
+
+ private:
+  at::Tensor x_, weight_;
+  double cap_ = 0, scale_ = 1;
+  at::Tensor block_;
+};
+
+// Columns per block, so that what each logit takes in blocks keeps to the workspace.
+int64_t block_size(int64_t targets, int64_t vocab, int64_t bytes_per_logit) {
+  const int64_t columns =
+      kHeadLossWorkspaceBytes / std::max<int64_t>(1, targets * bytes_per_logit) / kBlockMultiple * kBlockMultiple;
+  return std::min(std::max(columns, kMinBlock), vocab);
+}
+
+// The weights as [targets, vocab] if every target has one for each token, else undefined.
+at::Tensor whole_distributions(const at::Tensor& offsets, const at::Tensor& ids, const at::Tensor& weights,
+                               int64_t vocab) {
+  const int64_t targets = offsets.numel() - 1;
+  if (targets == 0 || ids.numel() != targets * vocab || !offsets.diff().eq(vocab).all().item<bool>()) return {};
+  const at::Tensor rows = weights.view({targets, vocab});
+  const auto* const data = ids.const_data_ptr<int64_t>();
+  bool in_order = true;
+  for (int64_t i = 0; i < ids.numel() && in_order; ++i) in_order = data[i] == i % vocab;
+  if (in_order) return rows;
+  const at::Tensor sorted = at::full_like(rows, -1).scatter_(1, ids.view({targets, vocab}), rows);
+  TORCH_CHECK(sorted.min().item<float>() >= 0, "head_loss: a target has an id twice");
+  return sorted;
+}
+
+struct Arguments {
+  at::Tensor hidden, weight, rows;  // hidden of the targets alone
+  at::IntArrayRef hidden_sizes;     // of all tokens
+  bool gradients;
+};
+using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+struct Concluded {
+  at::Tensor loss, measures, tops;
+};
+
+template <typename Rows>
+Concluded conclude(const HeadLossProblem& problem, Rows& rows) {
+  const HeadLossOptions& options = problem.options;
+  const Concluded result{.loss = at::zeros({}, at::kFloat),
+                         .measures = at::empty({5, problem.targets}, at::kFloat),
+                         .tops = at::empty({2, problem.targets}, at::kLong)};
+  std::vector<RowLoss> losses(static_cast<size_t>(problem.targets));
+  for_each_row(problem.targets, [&](int64_t i) { losses[static_cast<size_t>(i)] = rows.conclude(i); });
+  auto* const measures = result.measures.template mutable_data_ptr<float>();
+  auto* const tops = result.tops.template mutable_data_ptr<int64_t>();
   double total = 0;
   for (int64_t i = 0; i < problem.targets; ++i) {
-    const RowLoss loss = conclude(problem, sorted, i, state[i]);
-    out_divergence.mutable_data_ptr<float>()[i] = static_cast<float>(loss.divergence);
-    out_cross_entropy.mutable_data_ptr<float>()[i] = static_cast<float>(loss.cross_entropy);
-    out_top.mutable_data_ptr<int64_t>()[i] = state[i].top_id;
-    total += loss.total;
+    const RowLoss& row = losses[static_cast<size_t>(i)];
+    const double values[] = {row.divergence, row.kl, row.cross_entropy, row.confidence, row.factor};
+    for (int64_t k = 0; k < 5; ++k) measures[k * problem.targets + i] = static_cast<float>(values[k]);
+    tops[i] = row.top;
+    tops[problem.targets + i] = row.teacher_top;
+    total += row.factor * (options.divergence * options.temperature * options.temperature * row.divergence +
+                           options.cross_entropy * row.cross_entropy);
   }
-  const at::Tensor loss = at::scalar_tensor(total, at::kFloat);
-  if (!gradients) return {loss, out_divergence, out_cross_entropy, out_top, at::Tensor(), at::Tensor()};
+  result.loss.fill_(total);
+  return result;
+}
 
-  const bool is_bf16 = hidden.scalar_type() == at::kBFloat16;
-  const at::Tensor rounded = is_bf16 ? at::empty({problem.targets * block}, at::kBFloat16) : at::Tensor();
-  const at::Tensor grad_selected = at::zeros({problem.targets, problem.size}, at::kFloat);
-  const at::Tensor grad_weight = at::empty(weight.sizes(), weight.options());
-  for_each_block(hidden, weight, block, [&](int64_t first, const at::Tensor& w, const at::Tensor& logits) {
-    auto* data = logits.mutable_data_ptr<float>();
-    auto* bf16 = is_bf16 ? static_cast<Bf16*>(rounded.mutable_data_ptr()) : nullptr;
-    const int64_t count = logits.size(1);
-    for_each_row(problem.targets, [&](int64_t i) {
-      differentiate(problem, sorted, i, data + i * count, first, count, state[i]);
-      if (is_bf16) round_to_bf16(data + i * count, bf16 + i * count, count);
-    });
-    const at::Tensor d =
-        is_bf16 ? rounded.narrow(0, 0, problem.targets * count).view({problem.targets, count}) : logits;
-    multiply_into(grad_selected, d, w, /*beta=*/1);
-    const at::Tensor grad_block = grad_weight.narrow(0, first, count);
-    if (weight.scalar_type() == at::kFloat) {
-      multiply_into(grad_block, d.t(), hidden);
-    } else {
-      const at::Tensor fp32 = at::empty({count, problem.size}, at::kFloat);
-      multiply_into(fp32, d.t(), hidden);
-      grad_block.copy_(fp32);
+// `teacher` is null for SparseRows.
+template <typename Rows>
+Results run(const Arguments& in, const HeadLossProblem& problem, Rows rows, const LogitBlocks* teacher, int64_t block) {
+  const LogitBlocks student(in.hidden, in.weight, problem.options.soft_cap, 1, block);
+  // visit(i, logits, teacher's logits, first, count) for the rows of all blocks; then finish(block, first, count).
+  const auto pass = [&](auto&& visit, auto&& finish) {
+    for (int64_t first = 0; first < problem.vocab; first += block) {
+      const int64_t count = std::min(block, problem.vocab - first);
+      const auto theirs = teacher != nullptr ? teacher->compute(first, count, [](int64_t, float*) {}) : LogitBlock();
+      const auto here = student.compute(first, count, [&](int64_t i, float* row) {
+        visit(i, row, teacher != nullptr ? theirs.row(i) : nullptr, first, count);
+      });
+      finish(here, first, count);
     }
-  });
-  at::Tensor grad_hidden = at::zeros(hidden_in.sizes(), hidden.options());
-  grad_hidden.index_copy_(0, rows_in, grad_selected.to(hidden.scalar_type()));
-  return {loss, out_divergence, out_cross_entropy, out_top, grad_hidden, grad_weight};
+  };
+  const auto nothing = [](const LogitBlock&, int64_t, int64_t) {};
+  pass([&](auto&&... row) { rows.take_in(row...); }, nothing);
+  if (rows.measures()) pass([&](auto&&... row) { rows.measure(row...); }, nothing);
+  const Concluded result = conclude(problem, rows);
+  if (!in.gradients) return {result.loss, result.measures, result.tops, at::Tensor(), at::Tensor()};
+
+  const auto cap = static_cast<float>(problem.options.soft_cap);
+  const bool is_bf16 = in.hidden.scalar_type() == at::kBFloat16;
+  const at::Tensor rounded = is_bf16 ? at::empty({problem.targets * block}, at::kBFloat16) : at::Tensor();
+  auto* const bf16 = is_bf16 ? static_cast<Bf16*>(rounded.mutable_data_ptr()) : nullptr;
+  const at::Tensor grad_selected = at::zeros(in.hidden.sizes(), at::kFloat);
+  const at::Tensor grad_weight = at::empty(in.weight.sizes(), in.weight.options());
+  pass(
+      [&](int64_t i, float* row, const float* theirs, int64_t first, int64_t count) {
+        const std::vector<float> capped(row, row + (cap > 0 ? count : 0));
+        rows.differentiate(i, row, theirs, first, count);
+        if (cap > 0) through_cap(row, capped.data(), count, cap);
+        if (is_bf16) round_to_bf16(row, bf16 + i * count, count);
+      },
+      [&](const LogitBlock& here, int64_t first, int64_t count) {
+        const at::Tensor d =
+            is_bf16 ? rounded.narrow(0, 0, problem.targets * count).view({problem.targets, count}) : here.logits;
+        multiply_into(grad_selected, d, here.weight, /*beta=*/1);
+        const at::Tensor grad_block = grad_weight.narrow(0, first, count);
+        if (in.weight.scalar_type() == at::kFloat) {
+          multiply_into(grad_block, d.t(), in.hidden);
+        } else {
+          const at::Tensor fp32 = at::empty(grad_block.sizes(), at::kFloat);
+          multiply_into(fp32, d.t(), in.hidden);
+          grad_block.copy_(fp32);
+        }
+      });
+  at::Tensor grad_hidden = at::zeros(in.hidden_sizes, in.hidden.options());
+  grad_hidden.index_copy_(0, in.rows, grad_selected.to(in.hidden.scalar_type()));
+  return {result.loss, result.measures, result.tops, grad_hidden, grad_weight};
+}
+
+Results head_loss_cpu(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& rows,
+                      const at::Tensor& labels_in, const at::Tensor& offsets_in, const at::Tensor& ids_in,
+                      const at::Tensor& weights_in, const at::Tensor& uncovered_in, const at::Tensor& teacher_hidden,
+                      const at::Tensor& teacher_weight, const at::Tensor& token_weights_in, int64_t kind, int64_t tail,
+                      at::ArrayRef<double> settings, bool with_gradients) {
+  const at::Tensor labels = labels_in.contiguous();
+  const at::Tensor token_weights = token_weights_in.contiguous();
+  const HeadLossProblem problem{.targets = rows.numel(),
+                                .vocab = weight.size(0),
+                                .labels = labels.const_data_ptr<int64_t>(),
+                                .token_weights = token_weights.const_data_ptr<float>(),
+                                .options = unpack_options(kind, tail, {settings.data(), settings.size()})};
+  const Arguments in{.hidden = hidden.index_select(0, rows),
+                     .weight = weight,
+                     .rows = rows,
+                     .hidden_sizes = hidden.sizes(),
+                     .gradients = with_gradients};
+  const double teacher_scale = 1 / problem.options.teacher_temperature;
+  const int64_t block = block_size(problem.targets, problem.vocab, /*bytes_per_logit=*/10);
+  if (teacher_hidden.defined()) {
+    const LogitBlocks teacher(teacher_hidden.contiguous(), teacher_weight, 0, teacher_scale, block);
+    return run(in, problem, DenseRows(problem), &teacher, block);
+  }
+  const at::Tensor ids = ids_in.contiguous();
+  const at::Tensor weights = weights_in.contiguous();
+  const at::Tensor offsets = offsets_in.contiguous();
+  if (const at::Tensor whole = whole_distributions(offsets, ids, weights, problem.vocab); whole.defined()) {
+    const LogitBlocks teacher(whole, teacher_scale, block);
+    return run(in, problem, DenseRows(problem), &teacher, block);
+  }
+  TORCH_CHECK(problem.options.teacher_temperature == 1,
+              "head_loss: stored distributions without the whole vocabulary keep their temperature");
+  const at::Tensor uncovered = uncovered_in.contiguous();
+  return run(in, problem,
+             SparseRows(problem, offsets.const_data_ptr<int64_t>(), ids.const_data_ptr<int64_t>(),
+                        weights.const_data_ptr<float>(), uncovered.const_data_ptr<float>()),
+             nullptr, block_size(problem.targets, problem.vocab, /*bytes_per_logit=*/6));
 }
 
 TORCH_LIBRARY_IMPL(distill, CPU, library) {

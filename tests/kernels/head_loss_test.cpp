@@ -52,6 +52,27 @@ double norm_error(const at::Tensor& actual, const at::Tensor& expected) {
   return (actual.to(at::kDouble) - reference).norm().item<double>() / reference.norm().item<double>();
 }
 
+constexpr Divergence kAll[] = {Divergence::kForwardKl,      Divergence::kReverseKl,     Divergence::kJensenShannon,
+                               Divergence::kTotalVariation, Divergence::kSkewForwardKl, Divergence::kSkewReverseKl};
+
+// The same positions with a teacher that is here.
+Problem with_teacher(Problem in, int64_t vocab, int64_t size = 20) {
+  const int64_t count = in.targets.rows.numel();
+  in.targets = {.rows = in.targets.rows,
+                .labels = in.targets.labels,
+                .teacher_hidden = random({count, size}, 6),
+                .teacher_weight = random({vocab, size}, 7) * 0.5};
+  return in;
+}
+
+HeadLossTargets in_dtype(HeadLossTargets targets, at::ScalarType dtype) {
+  if (targets.teacher_hidden.defined()) {
+    targets.teacher_hidden = targets.teacher_hidden.to(dtype);
+    targets.teacher_weight = targets.teacher_weight.to(dtype);
+  }
+  return targets;
+}
+
 struct Outcome {
   HeadLoss loss;
   at::Tensor grad_hidden, grad_weight;
@@ -63,22 +84,40 @@ Outcome run(const Function& function, const Problem& in, const HeadLossOptions& 
   const at::Tensor hidden = in.hidden.to(hidden_dtype).clone().requires_grad_();
   const at::Tensor weight = in.weight.to(weight_dtype).clone().requires_grad_();
   Outcome outcome;
-  outcome.loss = function(hidden, weight, in.targets, options, 1.0 / 7, in.token_weights);
+  outcome.loss = function(hidden, weight, in_dtype(in.targets, hidden_dtype), options, 1.0 / 7, in.token_weights);
   outcome.loss.loss.backward();
   outcome.grad_hidden = hidden.grad();
   outcome.grad_weight = weight.grad();
   return outcome;
 }
 
-void expect_equal(const Problem& in, const HeadLossOptions& options) {
+// The same numbers as both dtypes hold them.
+Problem rounded_to_fp32(Problem in) {
+  const auto round = [](at::Tensor& x) {
+    if (x.defined()) x = x.to(at::kFloat).to(at::kDouble);
+  };
+  for (auto* tensor : {&in.hidden, &in.weight, &in.targets.teacher_hidden, &in.targets.teacher_weight}) round(*tensor);
+  return in;
+}
+
+void expect_equal(const Problem& original, const HeadLossOptions& options) {
+  const Problem in = rounded_to_fp32(original);
   const Outcome ours = run(head_loss, in, options, at::kFloat, at::kFloat);
   const Outcome theirs = run(reference::head_loss, in, options, at::kDouble, at::kDouble);
   EXPECT_LT(relative_error(ours.loss.loss, theirs.loss.loss), 1e-6);
   EXPECT_LT(norm_error(ours.loss.divergence, theirs.loss.divergence), 1e-6);
   EXPECT_LT(norm_error(ours.loss.cross_entropy, theirs.loss.cross_entropy), 1e-6);
+  EXPECT_LT(norm_error(ours.loss.kl, theirs.loss.kl), 1e-6);
+  EXPECT_LT(norm_error(ours.loss.confidence, theirs.loss.confidence), 1e-6);
+  EXPECT_LT(norm_error(ours.loss.factors, theirs.loss.factors), 1e-6);
   EXPECT_TRUE(ours.loss.top_ids.equal(theirs.loss.top_ids));
-  EXPECT_LT(norm_error(ours.grad_hidden, theirs.grad_hidden), 1e-6);
-  EXPECT_LT(norm_error(ours.grad_weight, theirs.grad_weight), 1e-6);
+  EXPECT_TRUE(ours.loss.teacher_top_ids.equal(theirs.loss.teacher_top_ids));
+  // Of whole distributions in fp32, some divergences take differences of like numbers.
+  const bool whole =
+      !in.targets.offsets.defined() || in.targets.ids.numel() == in.targets.rows.numel() * in.weight.size(0);
+  const double tolerance = whole && options.kind != Divergence::kForwardKl ? 3e-6 : 1e-6;
+  EXPECT_LT(norm_error(ours.grad_hidden, theirs.grad_hidden), tolerance);
+  EXPECT_LT(norm_error(ours.grad_weight, theirs.grad_weight), tolerance);
 }
 
 TEST(HeadLoss, EqualsTheUnfusedFormulaInFp64) {
@@ -102,15 +141,83 @@ TEST(HeadLoss, EqualsTheUnfusedFormulaOnFullTargets) {
   expect_equal(make_inputs(full), {.divergence = 0.7, .cross_entropy = 0.3});
 }
 
+TEST(HeadLoss, EveryDivergenceEqualsItsFormulaInFp64) {
+  const Problem truncated = make_inputs({});
+  const Problem whole = make_inputs({.vocab = 300, .ids = 300});
+  const Problem online = with_teacher(make_inputs({}), 1000);
+  for (const Divergence kind : kAll) {
+    SCOPED_TRACE(static_cast<int>(kind));
+    for (const Problem* in : {&truncated, &whole, &online}) {
+      expect_equal(*in, {.kind = kind, .mix = 0.3});
+      expect_equal(*in, {.kind = kind, .mix = 0.3, .divergence = 0.7, .cross_entropy = 0.3, .temperature = 1.7});
+    }
+  }
+}
+
+TEST(HeadLoss, TakesTheTeachersDistributionAtATemperatureOfItsOwn) {
+  for (const auto& in : {make_inputs({.vocab = 300, .ids = 300}), with_teacher(make_inputs({}), 1000)}) {
+    expect_equal(in, {.temperature = 1.5, .teacher_temperature = 0.6});
+    expect_equal(in, {.kind = Divergence::kReverseKl, .teacher_temperature = 2.0});
+  }
+  EXPECT_THROW(expect_equal(make_inputs({}), {.teacher_temperature = 2.0}), c10::Error);
+}
+
+TEST(HeadLoss, CapsLogits) {
+  for (const auto& in : {make_inputs({}), with_teacher(make_inputs({}), 1000)}) {
+    expect_equal(in, {.divergence = 0.7, .cross_entropy = 0.3, .soft_cap = 3.0});
+    expect_equal(in, {.kind = Divergence::kJensenShannon, .temperature = 1.5, .soft_cap = 30.0});
+  }
+}
+
+TEST(HeadLoss, WeighsTargetsByTheTeachersEntropy) {
+  for (const auto& in : {make_inputs({}), with_teacher(make_inputs({}), 1000)}) {
+    expect_equal(in, {.divergence = 0.7, .cross_entropy = 0.3, .entropy_power = 1.0});
+    expect_equal(in, {.kind = Divergence::kReverseKl, .entropy_power = -0.5});
+  }
+}
+
+TEST(HeadLoss, LeavesIgnoredLabelsOutOfTheCrossEntropyAlone) {
+  for (auto in : {make_inputs({}), with_teacher(make_inputs({}), 1000)}) {
+    in.targets.labels.narrow(0, 3, 5).fill_(kIgnoredLabel);
+    expect_equal(in, {.divergence = 0.7, .cross_entropy = 0.3});
+  }
+}
+
+TEST(HeadLoss, IsWithinOneRoundingOfTheFormulaInBf16AgainstATeacher) {
+  Problem in = with_teacher(make_inputs({}), 1000);
+  in.hidden = as_bf16(in.hidden);
+  in.weight = as_bf16(in.weight);
+  in.targets.teacher_hidden = as_bf16(in.targets.teacher_hidden);
+  in.targets.teacher_weight = as_bf16(in.targets.teacher_weight);
+  for (const Divergence kind : kAll) {
+    const HeadLossOptions options{.kind = kind, .divergence = 0.7, .cross_entropy = 0.3};
+    const Outcome theirs = run(reference::head_loss, in, options, at::kDouble, at::kDouble);
+    const Outcome ours = run(head_loss, in, options, at::kBFloat16, at::kFloat);
+    EXPECT_LT(relative_error(ours.loss.loss, theirs.loss.loss), 1e-6);
+    EXPECT_LT(norm_error(ours.grad_hidden, theirs.grad_hidden), kBf16Rounding);
+    EXPECT_LT(norm_error(ours.grad_weight, theirs.grad_weight), kBf16Rounding);
+  }
+}
+
+TEST(HeadLoss, EveryDivergenceIsLeastWhereTheStudentHasTheTeachersProbabilities) {
+  Problem in = with_teacher(make_inputs({.targets = 40}), 1000, 48);
+  in.targets.rows = at::arange(40);
+  in.hidden = in.targets.teacher_hidden;
+  in.weight = in.targets.teacher_weight;
+  for (const Divergence kind : kAll) {
+    const Outcome ours = run(head_loss, in, {.kind = kind}, at::kFloat, at::kFloat);
+    EXPECT_NEAR(ours.loss.loss.item<double>(), 0, 2e-5) << static_cast<int>(kind);
+    if (kind == Divergence::kTotalVariation) continue;  // it has a kink there
+    EXPECT_LT(ours.grad_weight.abs().max().item<double>(), 1e-4) << static_cast<int>(kind);
+  }
+}
+
 TEST(HeadLoss, EqualsTheUnfusedFormulaAcrossManyBlocksOfTheVocabulary) {
   // 2,000 targets leave room for 2,048 columns at a time.
   const Problem in = make_inputs({.tokens = 2000, .targets = 2000, .size = 8, .vocab = 2600, .ids = 5});
-  const HeadLossOptions options{.divergence = 0.7, .cross_entropy = 0.3};
-  const Outcome ours = run(head_loss, in, options, at::kFloat, at::kFloat);
-  const Outcome theirs = run(reference::head_loss, in, options, at::kDouble, at::kDouble);
-  EXPECT_LT(relative_error(ours.loss.loss, theirs.loss.loss), 1e-6);
-  EXPECT_LT(norm_error(ours.grad_hidden, theirs.grad_hidden), 1e-6);
-  EXPECT_LT(norm_error(ours.grad_weight, theirs.grad_weight), 1e-6);
+  expect_equal(in, {.divergence = 0.7, .cross_entropy = 0.3});
+  expect_equal(with_teacher(in, 2600), {.divergence = 0.7, .cross_entropy = 0.3});
+  expect_equal(with_teacher(in, 2600), {.kind = Divergence::kJensenShannon, .temperature = 2.0});
 }
 
 // The bound on bf16: hidden and weight are the same rounded numbers on both sides, so what is left is one rounding of
@@ -134,16 +241,22 @@ TEST(HeadLoss, IsWithinOneRoundingOfTheFormulaInBf16) {
 TEST(HeadLoss, GradientIsTheSlopeOfTheLoss) {
   // Central differences along a random direction, in the fp64 formula's place: independent of autograd.
   const Problem in = make_inputs({.tokens = 6, .targets = 5, .size = 16, .vocab = 90, .ids = 4});
-  const HeadLossOptions options{.divergence = 0.8, .cross_entropy = 0.2, .temperature = 1.5};
-  const Outcome ours = run(head_loss, in, options, at::kFloat, at::kFloat);
+  HeadLossOptions options{.divergence = 0.8, .cross_entropy = 0.2, .temperature = 1.5};
   const at::Tensor direction = random(in.weight.sizes(), 8);
-  const auto loss_at = [&](double step) {
-    return reference::head_loss(in.hidden, in.weight + step * direction, in.targets, options, 1.0 / 7, in.token_weights)
-        .loss.item<double>();
-  };
-  const double slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5;
-  EXPECT_NEAR((ours.grad_weight.to(at::kDouble) * direction).sum().item<double>(), slope,
-              1e-5 * std::abs(slope) + 1e-6);
+  for (const Problem& problem : {in, with_teacher(in, 90)}) {
+    for (const Divergence kind : kAll) {
+      options.kind = kind;
+      const Outcome ours = run(head_loss, problem, options, at::kFloat, at::kFloat);
+      const auto loss_at = [&](double step) {
+        return reference::head_loss(problem.hidden, problem.weight + step * direction, problem.targets, options,
+                                    1.0 / 7, problem.token_weights)
+            .loss.item<double>();
+      };
+      const double slope = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6;
+      EXPECT_NEAR((ours.grad_weight.to(at::kDouble) * direction).sum().item<double>(), slope,
+                  1e-5 * std::abs(slope) + 1e-6);
+    }
+  }
 }
 
 TEST(HeadLoss, GhostTailIsLeastWhereTheStudentHasTheTeachersProbabilities) {

@@ -1,0 +1,171 @@
+#include "distill/objective.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "data/batcher.h"
+#include "distill/target_support.h"
+#include "tests/data/expect_error.h"
+#include "tests/distill/tiny_traces.h"
+#include "tests/temporary_folder.h"
+
+namespace distill {
+namespace {
+
+using kernels::Divergence;
+using testing::AllOf;
+using testing::HasSubstr;
+
+class ObjectiveTest : public testing::Test {
+ protected:
+  void SetUp() override { at::set_num_threads(1); }
+
+  data::TrainingBatch batch(const std::string& targets = "full") {
+    const auto traces = make_tiny_traces(folder_.path() / targets, teacher_, targets, 8);
+    data::TrainingBatch batch = data::Batcher(traces, {.max_tokens = 512}).next();
+    spec_ = traces->provenance().targets;
+    return batch;
+  }
+  BatchLoss loss(const ObjectiveOptions& options, const data::TrainingBatch& batch) {
+    return Objective(options, spec_)(student_, batch, 1.0);
+  }
+  // Another owner of the teacher, which the test keeps.
+  std::shared_ptr<nn::CausalLM> teacher() { return {std::shared_ptr<void>(), &teacher_}; }
+  at::Tensor gradient(const BatchLoss& loss) {
+    const at::Tensor embedding = student_.parameters().front().second;
+    embedding.mutable_grad() = at::Tensor();
+    loss.loss.backward();
+    return embedding.grad().clone();
+  }
+
+  TemporaryFolder folder_{TemporaryFolder::memory()};
+  TinyModel teacher_{kTinyVocab, 16, 100};
+  TinyModel student_{kTinyVocab, 16, 1};
+  data::TargetSpec spec_;
+};
+
+TEST_F(ObjectiveTest, ATeacherThatIsHereGivesWhatItsFullDistributionsGive) {
+  const auto data = batch("full");
+  for (const auto kind : {Divergence::kForwardKl, Divergence::kReverseKl, Divergence::kJensenShannon,
+                          Divergence::kTotalVariation, Divergence::kSkewForwardKl, Divergence::kSkewReverseKl}) {
+    const ObjectiveOptions options{.divergence = kind, .hard_label_weight = 0.2, .temperature = 1.3};
+    const BatchLoss stored = loss(options, data);
+    const BatchLoss online = Objective(options, {{.model = teacher()}})(student_, data, 1.0);
+    // The stored ones are rounded to fp16, which may decide which of two tokens is first, or on which side of the
+    // kink of the total variation the student is.
+    EXPECT_NEAR(online.loss.item<double>() / stored.loss.item<double>(), 1, 2e-3) << to_string(kind);
+    EXPECT_EQ(online.sums.targets, stored.sums.targets);
+    EXPECT_NEAR(online.sums.agreements, stored.sums.agreements, 2);
+    EXPECT_DOUBLE_EQ(online.sums.cross_entropy, stored.sums.cross_entropy);
+    const at::Tensor expected = gradient(stored);
+    EXPECT_LT((gradient(online) - expected).norm().item<double>(), 0.05 * expected.norm().item<double>());
+  }
+}
+
+TEST_F(ObjectiveTest, SeveralTeachersAddUpByTheirWeights) {
+  const auto data = batch("full");
+  TinyModel other(kTinyVocab, 16, 200);
+  const std::shared_ptr<nn::CausalLM> second(std::shared_ptr<void>(), &other);
+  const ObjectiveOptions options{.divergence = Divergence::kReverseKl};
+  const auto alone = [&](const auto& model) { return Objective(options, {{.model = model}})(student_, data, 1.0); };
+  const BatchLoss a = alone(teacher());
+  const BatchLoss b = alone(second);
+  const BatchLoss both = Objective(options, {{.model = teacher(), .weight = 0.75}, {.model = second, .weight = 0.25}})(
+      student_, data, 1.0);
+  EXPECT_NEAR(both.sums.loss, 0.75 * a.sums.loss + 0.25 * b.sums.loss, 1e-6 * a.sums.loss);
+  EXPECT_NEAR(both.sums.divergence, 0.75 * a.sums.divergence + 0.25 * b.sums.divergence, 1e-6 * a.sums.divergence);
+  EXPECT_TRUE(at::allclose(gradient(both), 0.75 * gradient(a) + 0.25 * gradient(b), 1e-4, 1e-6));
+}
+
+TEST_F(ObjectiveTest, ATeacherOfFewerTokensIsComparedOverThose) {
+  TinyModel larger(kTinyVocab + 7, 16, 1);
+  const auto data = batch("full");
+  const BatchLoss one = Objective({}, {{.model = teacher()}})(larger, data, 1.0);
+  one.loss.backward();
+  const at::Tensor head_gradient = larger.parameters().front().second.grad();
+  EXPECT_EQ(head_gradient.narrow(0, kTinyVocab, 7).abs().max().item<float>(), 0);
+  EXPECT_GT(one.sums.divergence, 0);
+}
+
+TEST_F(ObjectiveTest, WeighsReasoningAnswersAndVerdicts) {
+  auto data = batch("topk:5");
+  const auto documents = data.documents.size();
+  std::fill(data.verdicts.begin(), data.verdicts.end(), data::Verdict::kCorrect);
+  const double all = loss({}, data).sums.loss;
+
+  // Incorrect traces out: what is left are the other documents' targets.
+  data.verdicts[0] = data::Verdict::kIncorrect;
+  const double without_first = loss({.weights = {.incorrect = 0}}, data).sums.loss;
+  EXPECT_LT(without_first, all);
+  data.verdicts.assign(documents, data::Verdict::kIncorrect);
+  data.verdicts[0] = data::Verdict::kCorrect;
+  const double first_alone = loss({.weights = {.incorrect = 0}}, data).sums.loss;
+  EXPECT_NEAR(without_first + first_alone, all, 1e-5 * all);
+
+  data.verdicts.assign(documents, data::Verdict::kUnchecked);
+  EXPECT_NEAR(loss({.weights = {.unchecked = 0.5}}, data).sums.loss, 0.5 * all, 1e-5 * all);
+
+  data.reasoning_targets.assign(documents, 5);
+  const double reasoning = loss({.weights = {.answer = 0}}, data).sums.loss;
+  const double answers = loss({.weights = {.reasoning = 0}}, data).sums.loss;
+  EXPECT_GT(reasoning, 0);
+  EXPECT_NEAR(reasoning + answers, all, 1e-5 * all);
+  EXPECT_NEAR(loss({.weights = {.reasoning = 2}}, data).sums.loss, all + reasoning, 1e-5 * all);
+}
+
+TEST_F(ObjectiveTest, MeasuresTheKlWhateverItTrainsOn) {
+  const auto data = batch("full");
+  const BatchLoss forward = loss({}, data);
+  const BatchLoss total_variation = loss({.divergence = Divergence::kTotalVariation}, data);
+  EXPECT_NEAR(total_variation.sums.divergence, forward.sums.divergence, 1e-6 * forward.sums.divergence);
+  EXPECT_LE(total_variation.sums.loss, static_cast<double>(forward.sums.targets));  // at most 1 each
+  EXPECT_NEAR(forward.sums.loss, forward.sums.divergence, 1e-9);
+}
+
+TEST_F(ObjectiveTest, CalibrationCountsEachTargetOnce) {
+  const auto data = batch("topk:5");
+  const BatchLoss one = loss({}, data);
+  double count = 0;
+  for (const double bin : one.sums.calibration.count) count += bin;
+  EXPECT_EQ(count, static_cast<double>(one.sums.targets));
+  const LossSums copy = LossSums::from_tensor(one.sums.to_tensor());
+  EXPECT_EQ(copy.calibration.error(), one.sums.calibration.error());
+  EXPECT_EQ(copy.agreements, one.sums.agreements);
+
+  Calibration sure;
+  sure.count[14] = 10;
+  sure.confidence[14] = 9.5;
+  sure.hits[14] = 7;
+  EXPECT_NEAR(sure.error(), 0.25, 1e-12);
+}
+
+TEST(TargetSupport, RefusesWhatTruncatedTargetsCannotTell) {
+  const auto topk = data::TargetSpec::parse("topk:64");
+  EXPECT_NO_THROW(require_support(topk, TargetUse::kForwardKl, "forward_kl"));
+  EXPECT_NO_THROW(require_support(topk, TargetUse::kEntropy, "entropy"));
+  EXPECT_THAT(error_of([&] { Objective({.divergence = Divergence::kReverseKl}, topk); }),
+              AllOf(HasSubstr("reverse_kl is unsound on targets topk:64"), HasSubstr("never write"),
+                    HasSubstr("--targets full")));
+  EXPECT_THAT(error_of([&] { Objective({.teacher_temperature = 2.0}, topk); }), HasSubstr("one temperature only"));
+  // Cross-entropy alone does not look at the distributions.
+  EXPECT_NO_THROW(Objective({.divergence = Divergence::kReverseKl, .hard_label_weight = 1}, topk));
+}
+
+TEST(TargetSupport, AllowsEverythingOnFullTargets) {
+  const auto full = data::TargetSpec::parse("full");
+  for (const auto use : {TargetUse::kForwardKl, TargetUse::kDivergence, TargetUse::kTemperature, TargetUse::kEntropy}) {
+    EXPECT_NO_THROW(require_support(full, use, "anything"));
+  }
+}
+
+TEST(TargetSupport, ReadsTheNamesOfDivergences) {
+  EXPECT_EQ(parse_divergence("jensen_shannon"), Divergence::kJensenShannon);
+  EXPECT_EQ(to_string(Divergence::kSkewReverseKl), "skew_reverse_kl");
+  EXPECT_THAT(error_of([] { parse_divergence("kl"); }), HasSubstr("'kl' is none of forward_kl, reverse_kl"));
+}
+
+}  // namespace
+}  // namespace distill

@@ -9,7 +9,7 @@
 
 #include "core/digest.h"
 #include "core/error.h"
-#include "data/target_encoder.h"
+#include "data/target_capture.h"
 #include "distill/trace_collector.h"
 #include "nn/generation_engine.h"
 

@@ -125,10 +125,9 @@ TEST(Fidelity, EstimatesTheAngleAndTheNormOfTheGradient) {
     };
     const double norms = std::sqrt(product(full, full) * product(stored, stored));
     const double angle = std::acos(product(full, stored) / norms) * 180 / M_PI;
-    // Two batches of half as many positions: noise makes their angle greater.
-    const Fidelity fidelity = measured(mode);
-    const double expected = std::string(mode) == "topk:8" ? angle : angle * std::sqrt(2);
-    EXPECT_NEAR(fidelity.gradient_angle() / expected, 1, 0.25) << mode << ' ' << angle;
+    const Fidelity fidelity = measured(mode);  // one document, and so one batch
+    // Eight features of sixteen hidden numbers say this much about them.
+    EXPECT_NEAR(fidelity.gradient_angle() / angle, 1, 0.2) << mode << ' ' << angle;
     EXPECT_NEAR(fidelity.gradient_norm_ratio(), std::sqrt(product(stored, stored) / product(full, full)), 0.05) << mode;
   }
 }

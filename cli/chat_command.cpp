@@ -23,8 +23,9 @@ struct Options {
   nn::GenerateOptions generate{.max_new_tokens = 1024};
   std::string system;
   std::string dtype = "bf16";
+  bool fp8_cache = false;
   std::string chat_template;
-  std::optional<int64_t> draft_tokens;
+  std::optional<int64_t> draft_tokens, thinking_budget;
 };
 
 constexpr const char* kDescription =
@@ -77,11 +78,17 @@ void run(Options options) {
   core::install_interrupt_handlers();
   options.generate.sampling.validate();
   const TextModel model = load_text_model(
-      options.model, {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16});
+      options.model, {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16,
+                      .fp8_cache = options.fp8_cache});
   const auto chat_template = model.files.chat_template(options.chat_template);
   core::check(chat_template != nullptr, "{} has no chat template: name one with --chat-template",
               options.model.string());
   options.generate.stop_tokens = model.stop_tokens;
+  if (options.thinking_budget) {
+    const auto markers = data::find_reasoning_tokens(*model.tokenizer);
+    if (!markers) core::fail_usage("--thinking-budget: the model's tokenizer has no tokens <think> and </think>");
+    options.generate.thinking = {.markers = *markers, .tokens = *options.thinking_budget};
+  }
   Conversation conversation(*model.model, model.tokenizer, chat_template, options.generate, options.system,
                             options.draft_tokens);
 
@@ -120,11 +127,16 @@ void add_chat_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", options->generate.seed, "The same seed and messages give the same answers")
       ->capture_default_str();
+  command
+      ->add_option("--thinking-budget", options->thinking_budget,
+                   "End reasoning (<think> ... </think>) after so many tokens; no limit if left out")
+      ->check(non_negative());
   command->add_option("--draft-tokens", options->draft_tokens,
                       "Tokens guessed ahead and checked in one pass; 1 if the model has a prediction module (MTP)");
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_cache_dtype_option(*command, options->fp8_cache);
   add_chat_template_option(*command, options->chat_template);
   command->callback([options] { run(*options); });
 }

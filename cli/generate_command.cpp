@@ -32,6 +32,7 @@ struct Options {
   CaptureOptions capture;
   size_t limit = 0;
   std::string dtype = "bf16";
+  bool fp8_cache = false;
   std::string chat_template;
   bool json = false;
 
@@ -133,7 +134,8 @@ CaptureSummary generate_locally(const Options& options, std::span<const data::Pr
                      options.teacher);
   }
   const TextModel teacher = load_text_model(
-      options.teacher, {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16});
+      options.teacher, {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16,
+                        .fp8_cache = options.fp8_cache});
   const auto chat_template = find_chat_template(teacher.files, prompts, options);
   data::TraceProvenance provenance = describe_teacher(teacher, chat_template.get());
   complete(provenance, options);
@@ -244,6 +246,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_cache_dtype_option(*command, options->fp8_cache);
   add_chat_template_option(*command, options->chat_template);
   command->add_option("--tokenizer", options->tokenizer,
                       "Of a remote teacher: the model's tokenizer, as a Hugging Face directory or GGUF file");

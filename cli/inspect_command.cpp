@@ -151,7 +151,9 @@ void print_text(const ordered_json& description) {
   print_vocabulary(config);
   print_weights(get(description, "weights"));
   if (const auto bytes = get(description, "cache_bytes_per_token"); bytes.is_number()) {
-    print_row("cache", fmt::format("{} per token in bf16", format_bytes(bytes.get<double>())));
+    const auto fp8 = get(description, "cache_bytes_per_token_fp8");
+    print_row("cache", fmt::format("{} per token in bf16{}", format_bytes(bytes.get<double>()),
+                                   fp8.is_number() ? fmt::format(", {} in FP8", format_bytes(fp8.get<double>())) : ""));
     if (const auto ordinary = get(description, "cache_bytes_per_token_without_latents"); ordinary.is_object()) {
       print_row(
           "", fmt::format("{} with keys and values of every head, {} with grouped heads (8)",

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/option_checks.h"
 #include "core/interrupt.h"
 #include "data/model_files.h"
 #include "distill/load_model.h"
@@ -16,6 +17,7 @@ struct Options {
   std::filesystem::path tokens;
   std::filesystem::path out;
   std::string dtype = "bf16";
+  bool fp8_cache = false;
   bool incremental = false;
 };
 
@@ -23,7 +25,8 @@ void run(const Options& options) {
   core::install_interrupt_handlers();
   const auto model =
       load_model(data::ModelFiles::open(options.model),
-                 {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16});
+                 {.compute = options.dtype == "fp32" ? c10::ScalarType::Float : c10::ScalarType::BFloat16,
+                  .fp8_cache = options.fp8_cache});
   const auto sequences = read_token_lines(options.tokens, model->shape().vocab_size);
   write_token_logits(*model, sequences, options.incremental ? ScoringMode::kIncremental : ScoringMode::kWholeSequence,
                      options.out);
@@ -47,6 +50,7 @@ void add_logits_command(CLI::App& app) {
   command->add_option("--dtype", options->dtype, "What to compute in: fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_cache_dtype_option(*command, options->fp8_cache);
   command->add_flag("--incremental", options->incremental, "Go token by token through the cache, as generation does");
   command->callback([options] { run(*options); });
 }

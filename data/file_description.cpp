@@ -14,6 +14,7 @@
 #include "data/safetensors.h"
 #include "data/trace_reader.h"
 #include "data/trace_shard.h"
+#include "kernels/mla_attention/fp8_entries.h"
 
 namespace distill::data {
 namespace {
@@ -92,15 +93,18 @@ ordered_json cache_bytes_per_token(const nlohmann::json& config) {
   return *layers * 2 * kv_heads * head_dim * kBytes;
 }
 
+// config[key], or 0 if it is no size whose products with others are sure not to overflow.
+int64_t bounded_size(const nlohmann::json& config, const char* key) {
+  constexpr int64_t kLargest = 1 << 16;
+  const auto it = config.find(key);
+  const int64_t value = it != config.end() && it->is_number_integer() ? it->get<int64_t>() : 0;
+  return value >= 0 && value <= kLargest ? value : 0;
+}
+
 // For latent attention: what ordinary attention of the same size would cache instead, with keys and values of every
 // head ("mha") or of a group of 8 ("gqa_8"), in bf16. Null for other models.
 ordered_json cache_of_ordinary_attention(const nlohmann::json& config) {
-  const auto size = [&](const char* key) {
-    const auto it = config.find(key);
-    constexpr int64_t kLargest = 1 << 16;  // beyond it the product below might overflow
-    const int64_t value = it != config.end() && it->is_number_integer() ? it->get<int64_t>() : 0;
-    return value >= 0 && value <= kLargest ? value : 0;
-  };
+  const auto size = [&](const char* key) { return bounded_size(config, key); };
   const int64_t heads = size("num_attention_heads");
   if (size("kv_lora_rank") == 0 || heads == 0) return nullptr;
   constexpr int64_t kBytes = 2;
@@ -108,6 +112,14 @@ ordered_json cache_of_ordinary_attention(const nlohmann::json& config) {
   const int64_t per_head =
       size("num_hidden_layers") * (size("qk_nope_head_dim") + size("qk_rope_head_dim") + size("v_head_dim")) * kBytes;
   return {{"mha", heads * per_head}, {"gqa_8", std::min(heads, kGroups) * per_head}};
+}
+
+// Of latents in FP8; null for models without latent attention.
+ordered_json fp8_cache_bytes_per_token(const nlohmann::json& config) {
+  const auto size = [&](const char* key) { return bounded_size(config, key); };
+  const kernels::Fp8Entry entry{.rank = size("kv_lora_rank"), .rope = size("qk_rope_head_dim")};
+  if (entry.rank == 0) return nullptr;
+  return size("num_hidden_layers") * entry.bytes();
 }
 
 // Runs `body`, which fills in one part; its error stands in for the part and becomes a problem of the whole.
@@ -150,6 +162,7 @@ void describe_model(const ModelFiles& files, const DescribeOptions& options, ord
   if (const auto ordinary = cache_of_ordinary_attention(config); !ordinary.is_null()) {
     into["cache_bytes_per_token_without_latents"] = ordinary;
   }
+  if (const auto fp8 = fp8_cache_bytes_per_token(config); !fp8.is_null()) into["cache_bytes_per_token_fp8"] = fp8;
   attempt(into, "weights", [&] {
     if (files.gguf()) {
       describe_weights(*files.gguf(), options, into);  // as the file names and stores them

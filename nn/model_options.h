@@ -11,6 +11,9 @@ struct ModelOptions {
   // Trainable: fp32 master weights that require gradients, cast to `compute` where they are used. Otherwise weights are
   // held once, in the layout that runs fastest, and the result is not differentiable.
   bool trainable = false;
+  // Caches hold latents in FP8 with scales per token (kernels/mla_attention/fp8_entries.h). For models with latent
+  // attention only; otherwise entries are in `compute`.
+  bool fp8_cache = false;
 };
 
 }  // namespace distill::nn

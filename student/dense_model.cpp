@@ -91,6 +91,10 @@ DenseModel::DenseModel(DenseConfig config, const nn::ModelOptions& options, cons
       shape_(config_.shape()),
       options_(options),
       inverse_frequencies_(config_.rotary.inverse_frequencies(config_.head_dim)) {
+  if (options.fp8_cache) {
+    core::fail_usage("a cache in FP8 is for models with latent attention (DeepSeek), which {} is not",
+                     config_.model_type);
+  }
   TORCH_CHECK(options.compute == at::kFloat || options.compute == at::kBFloat16,
               "a model computes in fp32 or bf16, not in ", options.compute);
   // Tensors in the order of dense_weights(): the constructor below asks for them in the same order.

@@ -21,6 +21,7 @@ DeepseekModel::DeepseekModel(DeepseekConfig config, std::shared_ptr<const data::
     : config_(std::move(config)),
       shape_(config_.shape()),
       compute_(options.compute),
+      fp8_cache_(options.fp8_cache),
       inverse_frequencies_(config_.rotary.inverse_frequencies(config_.attention.rope_dim)) {
   core::check(!options.trainable, "{} models run here but cannot be trained", config_.model_type);
   TORCH_CHECK(compute_ == at::kFloat || compute_ == at::kBFloat16, "a model computes in fp32 or bf16, not in ",
@@ -142,7 +143,7 @@ std::unique_ptr<nn::KvCache> DeepseekModel::make_cache(int64_t blocks, int64_t b
   return std::make_unique<LatentKvCache>(LatentKvCache::Shape{.layers = config_.num_layers + mtp_depth(),
                                                               .latent_rank = config_.attention.latent_rank,
                                                               .rope_dim = config_.attention.rope_dim},
-                                         blocks, block_size, compute_);
+                                         blocks, block_size, fp8_cache_ ? at::kFloat8_e4m3fn : compute_);
 }
 
 at::Tensor DeepseekModel::mtp_forward(int64_t depth, const nn::PackedBatch& batch, const at::Tensor& hidden,

@@ -89,6 +89,7 @@ class DeepseekModel final : public nn::CausalLM, public nn::Drafter {
   DeepseekConfig config_;
   nn::ModelShape shape_;
   at::ScalarType compute_;
+  bool fp8_cache_;
   at::Tensor inverse_frequencies_;  // [rope_dim / 2] fp32
   kernels::StoredWeight embedding_;
   std::optional<kernels::StoredWeight> head_;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
+#include "kernels/mla_attention/fp8_entries.h"
 
 namespace distill::teacher {
 
@@ -11,10 +12,11 @@ LatentKvCache::LatentKvCache(const Shape& shape, int64_t blocks, int64_t block_s
   core::check(blocks > 0 && block_size > 0, "a cache needs blocks and tokens in them, not {} blocks of {} tokens",
               blocks, block_size);
   core::with_context(fmt::format("while reserving a cache of {} tokens", blocks * block_size), [&] {
-    for (int64_t i = 0; i < shape.layers; ++i) {
-      layers_.push_back(
-          at::empty({blocks, block_size, shape.latent_rank + shape.rope_dim}, at::TensorOptions().dtype(dtype)));
-    }
+    const bool fp8 = dtype == at::kFloat8_e4m3fn;
+    const int64_t size =
+        fp8 ? kernels::Fp8Entry{shape.latent_rank, shape.rope_dim}.bytes() : shape.latent_rank + shape.rope_dim;
+    const auto options = at::TensorOptions().dtype(fp8 ? at::kByte : dtype);
+    for (int64_t i = 0; i < shape.layers; ++i) layers_.push_back(at::empty({blocks, block_size, size}, options));
   });
 }
 

@@ -170,8 +170,15 @@ at::Tensor MultiHeadLatentAttention::attend_absorbed(const Inputs& inputs, const
 
 at::Tensor MultiHeadLatentAttention::forward(const at::Tensor& x, const at::Tensor& residual, const AttentionStep& step,
                                              const at::Tensor& entries) const {
-  const Inputs inputs = project(x, step);
+  Inputs inputs = project(x, step);
   if (entries.defined()) kernels::write_latents(entries, inputs.latent, inputs.key_rope, step.slots);
+  if (step.naive && entries.defined() && entries.scalar_type() == at::kByte) {
+    // What later tokens will find in the cache, so that both forms attend to the same.
+    const at::Tensor held =
+        kernels::read_fp8_latents(entries, step.slots, config_.latent_rank, config_.rope_dim, x.scalar_type());
+    inputs.latent = held.narrow(1, 0, config_.latent_rank).contiguous();
+    inputs.key_rope = held.narrow(1, config_.latent_rank, config_.rope_dim);
+  }
   at::Tensor mixed;  // [T, H, V]
   const auto add_part = [&](const AttentionPart& part, const at::Tensor& result) {
     if (!part.tokens.defined()) {

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/mla_attention/fp8_entries.h"
 #include "kernels/mla_attention/mla_attention.h"
 #include "kernels/storage_type.h"
 #include "kernels/stored_linear/row_products.h"
@@ -13,9 +14,10 @@
 namespace distill::kernels {
 namespace {
 
-constexpr int64_t kHeadTile = 8;   // heads that share one pass over the entries
-constexpr int64_t kHeadGroup = 4;  // of them whose sums stay in registers together
-constexpr int64_t kVectors = 4;    // per head
+constexpr int64_t kHeadTile = 8;      // heads that share one pass over the entries
+constexpr int64_t kFp8HeadTile = 16;  // over entries in FP8, which each pass decodes
+constexpr int64_t kHeadGroup = 4;     // of them whose sums stay in registers together
+constexpr int64_t kVectors = 4;       // per head
 constexpr int64_t kLanes = 16;
 constexpr int64_t kColumns = kVectors * kLanes;
 
@@ -135,10 +137,14 @@ std::vector<Query> queries_of(const at::Tensor& sequence_offsets, const at::Tens
 
 struct Shape {
   int64_t heads, dim, rank, block_size;
+  bool fp8;  // entries
+
+  Fp8Entry entry() const { return {.rank = rank, .rope = dim - rank}; }
 };
 
 template <typename T>
-void attend(const T* q, const T* entries, const Query& query, int64_t heads, const Shape& shape, float scale, T* out) {
+void attend(const T* q, const void* entries, const Query& query, int64_t heads, const Shape& shape, float scale,
+            T* out) {
   const int64_t context = query.visible;
   std::vector<float> scores(static_cast<size_t>(heads * context));
   std::vector<float> sums(static_cast<size_t>(heads * shape.rank));
@@ -147,10 +153,18 @@ void attend(const T* q, const T* entries, const Query& query, int64_t heads, con
   ActivationRows rows(heads, shape.dim, isa, kType);
   for (int64_t h = 0; h < heads; ++h) rows.set(h, q + h * shape.dim);
 
+  std::vector<T> decoded(shape.fp8 ? static_cast<size_t>(std::min(shape.block_size, context) * shape.dim) : 0);
   const auto for_each_block = [&](const auto& body) {
     for (int64_t begin = 0; begin < context; begin += shape.block_size) {
-      const int64_t block = query.blocks[begin / shape.block_size];
-      body(entries + block * shape.block_size * shape.dim, begin, std::min(shape.block_size, context - begin));
+      const int64_t first = query.blocks[begin / shape.block_size] * shape.block_size;
+      const int64_t count = std::min(shape.block_size, context - begin);
+      if (shape.fp8) {
+        const auto* block = static_cast<const uint8_t*>(entries) + first * shape.entry().bytes();
+        decode_fp8_entries(shape.entry(), block, count, decoded.data());
+        body(decoded.data(), begin, count);
+      } else {
+        body(static_cast<const T*>(entries) + first * shape.dim, begin, count);
+      }
     }
   };
   for_each_block([&](const T* block, int64_t begin, int64_t count) {
@@ -184,24 +198,36 @@ at::Tensor mla_attention_cpu(const at::Tensor& q, const at::Tensor& entries, con
       queries_of(sequence_offsets.contiguous(), block_table, context_lengths.contiguous(), entries);
   TORCH_CHECK(static_cast<int64_t>(queries.size()) == q.size(0), "mla_attention: sequence_offsets cover ",
               queries.size(), " of ", q.size(0), " tokens");
-  const Shape shape{.heads = q.size(1), .dim = q.size(2), .rank = rank, .block_size = entries.size(1)};
+  const Shape shape{.heads = q.size(1),
+                    .dim = q.size(2),
+                    .rank = rank,
+                    .block_size = entries.size(1),
+                    .fp8 = entries.scalar_type() == at::kByte};
   const at::Tensor out = at::empty({q.size(0), shape.heads, rank}, q.options());
   int64_t pairs = 0;
   for (const Query& query : queries) pairs += query.visible;
-  const int64_t tiles = (shape.heads + kHeadTile - 1) / kHeadTile;
+  const int64_t tile = shape.fp8 ? kFp8HeadTile : kHeadTile;
+  const int64_t tiles = (shape.heads + tile - 1) / tile;
   with_storage_type(q, "mla_attention", [&]<typename T>(T) {
     const auto* from = static_cast<const T*>(q.const_data_ptr());
     auto* to = static_cast<T*>(out.mutable_data_ptr());
     share_work(q.size(0) * tiles, pairs * shape.heads * (shape.dim + rank), [&](int64_t item) {
       const int64_t token = item / tiles;
-      const int64_t head = item % tiles * kHeadTile;
+      const int64_t head = item % tiles * tile;
       const int64_t at = token * shape.heads + head;
-      attend(from + at * shape.dim, static_cast<const T*>(entries.const_data_ptr()),
-             queries[static_cast<size_t>(token)], std::min(kHeadTile, shape.heads - head), shape,
-             static_cast<float>(scale), to + at * rank);
+      attend(from + at * shape.dim, entries.const_data_ptr(), queries[static_cast<size_t>(token)],
+             std::min(tile, shape.heads - head), shape, static_cast<float>(scale), to + at * rank);
     });
   });
   return out;
+}
+
+void check_range(const at::Tensor& slots, const at::Tensor& entries, const char* operation) {
+  const auto* slot = slots.const_data_ptr<int64_t>();
+  const int64_t last = entries.size(0) * entries.size(1);
+  for (int64_t t = 0; t < slots.size(0); ++t) {
+    TORCH_CHECK_INDEX(slot[t] >= 0 && slot[t] < last, operation, ": slot ", slot[t], " of ", last);
+  }
 }
 
 void write_latents_cpu(const at::Tensor& entries, const at::Tensor& latent, const at::Tensor& key,
@@ -209,20 +235,41 @@ void write_latents_cpu(const at::Tensor& entries, const at::Tensor& latent, cons
   const int64_t rank = latent.size(1);
   const int64_t rope = key.size(1);
   const auto* slot = slots.const_data_ptr<int64_t>();
-  const int64_t last = entries.size(0) * entries.size(1);
-  with_storage_type(entries, "write_latents", [&]<typename T>(T) {
+  check_range(slots, entries, "write_latents");
+  const bool fp8 = entries.scalar_type() == at::kByte;
+  const Fp8Entry entry{.rank = rank, .rope = rope};
+  with_storage_type(latent, "write_latents", [&]<typename T>(T) {
     for (int64_t t = 0; t < latent.size(0); ++t) {
-      TORCH_CHECK_INDEX(slot[t] >= 0 && slot[t] < last, "write_latents: slot ", slot[t], " of ", last);
-      T* to = static_cast<T*>(entries.mutable_data_ptr()) + slot[t] * (rank + rope);
       const T* from = static_cast<const T*>(latent.const_data_ptr()) + t * latent.stride(0);
       const T* rotary = static_cast<const T*>(key.const_data_ptr()) + t * key.stride(0);
-      std::copy(rotary, rotary + rope, std::copy(from, from + rank, to));
+      if (fp8) {
+        encode_fp8_entry(entry, from, rotary, entries.mutable_data_ptr<uint8_t>() + slot[t] * entry.bytes());
+      } else {
+        T* to = static_cast<T*>(entries.mutable_data_ptr()) + slot[t] * (rank + rope);
+        std::copy(rotary, rotary + rope, std::copy(from, from + rank, to));
+      }
     }
   });
 }
 
+at::Tensor read_fp8_latents_cpu(const at::Tensor& entries, const at::Tensor& slots, int64_t rank, int64_t rope,
+                                at::ScalarType dtype) {
+  check_range(slots, entries, "read_fp8_latents");
+  const auto* slot = slots.const_data_ptr<int64_t>();
+  const Fp8Entry entry{.rank = rank, .rope = rope};
+  const at::Tensor out = at::empty({slots.size(0), rank + rope}, entries.options().dtype(dtype));
+  with_storage_type(out, "read_fp8_latents", [&]<typename T>(T) {
+    for (int64_t t = 0; t < slots.size(0); ++t) {
+      decode_fp8_entries(entry, entries.const_data_ptr<uint8_t>() + slot[t] * entry.bytes(), 1,
+                         static_cast<T*>(out.mutable_data_ptr()) + t * (rank + rope));
+    }
+  });
+  return out;
+}
+
 TORCH_LIBRARY_IMPL(distill, CPU, library) {
   library.impl("write_latents", write_latents_cpu);
+  library.impl("read_fp8_latents", read_fp8_latents_cpu);
   library.impl("mla_attention", mla_attention_cpu);
 }
 

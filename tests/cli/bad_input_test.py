@@ -214,6 +214,8 @@ def mismatches(teacher):
            "traces")  # fmt: skip
     expect("traces of another teacher", ["traces"], "generate", "--teacher", other, "--prompts", "prompts.jsonl",
            "--out", "traces")  # fmt: skip
+    expect("a budget for tokens that are not there", ["<think>"], "chat", "--model", other, "--chat-template",
+           "chatml", "--thinking-budget", "5", code=(2,))  # fmt: skip
     expect("teacher of another tokenizer", ["tokenizer"], *train, "student.json", "--teacher", other)
     bigger = write_model(pathlib.Path("bigger vocabulary"), {"vocab_size": VOCAB - 5})
     expect("config against weights", ["model.embed_tokens.weight", "605", "600"], "export", "--model", bigger, "--out",
@@ -290,6 +292,10 @@ def usage(teacher):
                           ("--samples", "0"), ("--dtype", "int4"), ("--chat-template", "nobody")]:  # fmt: skip
         expect(f"{option} {value}", [option.lstrip("-")], "generate", "--teacher", teacher, "--prompts",
                "prompts.jsonl", "--out", "out-u", option, value, code=(2,))  # fmt: skip
+    generate = ["generate", "--teacher", teacher, "--prompts", "prompts.jsonl", "--out", "out-u"]
+    expect("FP8 latents of a model without them", ["latent attention", "llama"], *generate, "--cache-dtype", "fp8",
+           code=(2,))  # fmt: skip
+    expect("drafts without a prediction module", ["draft"], *generate, "--draft-tokens", "2", code=(2,))
 
 
 def help_of_every_command(*command):

@@ -89,7 +89,9 @@ TEST_F(FileDescription, DescribesAModelDirectoryAndWhatItLacks) {
 TEST_F(FileDescription, ComparesLatentCachesWithOrdinaryOnes) {
   write("config.json", R"({"num_hidden_layers": 2, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
                            "num_attention_heads": 16, "qk_nope_head_dim": 128, "v_head_dim": 128})");
-  const auto ordinary = describe("")["cache_bytes_per_token_without_latents"];
+  const auto description = describe("");
+  EXPECT_EQ(description["cache_bytes_per_token_fp8"], 2 * (512 + 4 * 4 + 64 * 2));
+  const auto& ordinary = description["cache_bytes_per_token_without_latents"];
   EXPECT_EQ(ordinary["mha"], 2 * 16 * (128 + 64 + 128) * 2);
   EXPECT_EQ(ordinary["gqa_8"], 2 * 8 * (128 + 64 + 128) * 2);
 }

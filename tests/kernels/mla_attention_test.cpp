@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/mla_attention/fp8_entries.h"
 #include "kernels/mla_attention/reference.h"
 #include "tests/kernels/compare.h"
 
@@ -67,6 +68,59 @@ TEST_P(MlaAttentionShapes, OverCacheBlocksEqualsTheFormula) {
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaAttentionShapes,
                          testing::Values(Shape{16, 64, 16, 16}, Shape{5, 70, 6, 4}, Shape{9, 192, 64, 32},
                                          Shape{1, 10, 2, 1}));
+
+// The same contexts with entries in FP8: attention equals the formula over what the cache says it holds.
+TEST_P(MlaAttentionShapes, OverFp8EntriesEqualsTheFormula) {
+  const auto [heads, rank, rope, block_size] = GetParam();
+  const int64_t blocks = (37 + block_size - 1) / block_size;
+  const at::Tensor table = at::arange(blocks, 0, -1, at::kInt).view({1, blocks});
+  const at::Tensor slots = (table[0].to(at::kLong).unsqueeze(1) * block_size + at::arange(block_size)).flatten();
+  const at::Tensor written = slots.narrow(0, 0, 37).contiguous();
+  const at::Tensor q = as_bf16(random({37, heads, rank + rope}, 1));
+  const at::Tensor cached = as_bf16(random({37, rank + rope}, 2));
+  for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 1e-5), std::pair(at::kBFloat16, 0.03)}) {
+    const at::Tensor entries = at::full({blocks + 1, block_size, Fp8Entry{rank, rope}.bytes()}, 0xFF, at::kByte);
+    write_latents(entries, cached.narrow(1, 0, rank).to(dtype), cached.narrow(1, rank, rope).to(dtype), written);
+    const at::Tensor held = read_fp8_latents(entries, written, rank, rope, dtype);
+    const at::Tensor result = mla_attention(q.to(dtype), entries,
+                                            {.sequence_offsets = at::tensor({0, 37}, at::kInt),
+                                             .block_table = table,
+                                             .context_lengths = at::tensor({37}, at::kInt)},
+                                            rank, scale_);
+    EXPECT_LT(scaled_error(result, reference::mla_attention(q, held.to(at::kDouble), rank, scale_)), tolerance)
+        << dtype;
+  }
+}
+
+// e4m3 has 3 bits behind the first and steps of 2^-9 below its normal values, whose largest is 448.
+TEST(Fp8Entries, RoundEachBlockOfALatentToItsLargestValue) {
+  constexpr int64_t kRank = 300;
+  at::Tensor latent = at::cat({random({2, 128}, 3), 1e-4 * random({2, 128}, 4), at::zeros({2, 44})}, 1).to(at::kFloat);
+  const at::Tensor key = as_bf16(random({2, 6}, 5)).to(at::kFloat);
+  const at::Tensor entries = at::zeros({1, 2, Fp8Entry{kRank, 6}.bytes()}, at::kByte);
+  const at::Tensor slots = at::tensor({1, 0}, at::kLong);
+  write_latents(entries, latent, key, slots);
+  const at::Tensor held = read_fp8_latents(entries, slots, kRank, 6, at::kFloat);
+  EXPECT_TRUE(at::equal(held.narrow(1, kRank, 6), key));
+  for (const int64_t first : {0, 128, 256}) {
+    const int64_t size = std::min<int64_t>(128, kRank - first);
+    const at::Tensor block = latent.narrow(1, first, size);
+    const at::Tensor largest = block.abs().amax(1, /*keepdim=*/true);
+    const at::Tensor bound = at::maximum(block.abs() / 16, largest / 448 / 1024) * 1.0001;
+    EXPECT_TRUE((held.narrow(1, first, size) - block).abs().le(bound).all().item<bool>()) << first;
+  }
+}
+
+TEST(Fp8Entries, OfV3TakeAboutHalfOfBf16) {
+  EXPECT_EQ((Fp8Entry{512, 64}.bytes()), 656);
+}
+
+TEST(MlaAttention, RefusesEntriesOfAnotherLayout) {
+  const at::Tensor slots = at::tensor({0}, at::kLong);
+  EXPECT_THROW(write_latents(at::zeros({1, 4, 6}, at::kByte), at::zeros({1, 4}), at::zeros({1, 2}), slots), c10::Error);
+  EXPECT_THROW(write_latents(at::zeros({1, 4, 6}), at::zeros({1, 4}), at::zeros({1, 3}), slots), c10::Error);
+  EXPECT_THROW(read_fp8_latents(at::zeros({1, 4, 6}), slots, 4, 2, at::kFloat), c10::Error);
+}
 
 TEST(MlaAttention, RefusesSlotsAndBlocksOutsideTheCache) {
   const at::Tensor entries = at::zeros({2, 4, 6});

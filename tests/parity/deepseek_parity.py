@@ -7,6 +7,7 @@ dequantised weights.
 bf16: our error against transformers' fp32 logits is at most 1.25 times the error of transformers' own bf16 model. A
 token's error is the root mean square over its logits; compared are the medians over tokens, for where a rounding sends
 a token to another expert its error is of another kind, in both.
+A cache in FP8 (--cache-dtype fp8, token by token in fp32): the same error, relative to the logits, is at most 0.05.
 
 The programs are named by $DISTILL and $DUMP_ROUTINGS."""
 
@@ -28,6 +29,7 @@ LENGTHS = [1, 2, 60]  # beyond YaRN's original context
 
 # Both errors are medians over few tokens, and the peer's sums depend on how many threads it has; fp32 is the sharp test.
 BF16_RATIO = 1.5
+FP8_CACHE_BOUND = 0.05
 # The other implementation of experts wants sizes that are multiples of 16 bytes.
 EXPERTS = {"experts_implementation": "eager"}
 
@@ -91,10 +93,13 @@ def compare(path, name):
                for a, b in zip(mine, other, strict=True)]
     peer_error = median_error(theirs(load_peer(path, name, torch.bfloat16), sequences, False), reference)
     ratios = [median_error(ours(path, sequences, "bf16", mode), reference) / peer_error for mode in (False, True)]
-    good = max(full, incremental) <= FP32_BOUND and all(choices) and max(ratios) <= BF16_RATIO
+    in_fp8 = ours(path, sequences, "fp32", True, "--cache-dtype", "fp8")
+    cached = median_error(in_fp8, reference) / torch.cat(reference).square().mean().sqrt().item()
+    good = (max(full, incremental) <= FP32_BOUND and all(choices) and max(ratios) <= BF16_RATIO
+            and cached <= FP8_CACHE_BOUND)
     size = max(x.abs().max().item() for x in reference)
     print(f"{name:24} {full:9.1e} {incremental:12.1e} {size:8.1f}   {sum(choices):3}/{len(choices):<3}"
-          f" {peer_error:10.4f} {ratios[0]:6.2f} {ratios[1]:6.2f}{'' if good else '   FAILED'}", flush=True)
+          f" {peer_error:10.4f} {ratios[0]:6.2f} {ratios[1]:6.2f} {cached:10.4f}{'' if good else '   FAILED'}", flush=True)
     return good
 
 
@@ -103,14 +108,14 @@ def main():
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = pathlib.Path("deepseek-checkpoints")
-    print("                         fp32, max |difference|  largest  equal     bf16, error: transformers', ours / theirs"
-          "\n                              full  incremental    logit  routing             full  incremental")
+    print("                         fp32, max |difference|  largest  equal     bf16, error: transformers', ours / theirs  FP8 cache,"
+          "\n                              full  incremental    logit  routing             full  incremental      error")
     subprocess.run(["rm", "-rf", folder], check=True)
     good = True
     for seed, name in enumerate(checkpoints.CHECKPOINTS):
         good &= compare(checkpoints.make(folder, name, seed), name)
     if not good:
-        sys.exit(f"differences above {FP32_BOUND} (fp32) or {BF16_RATIO} times transformers' own (bf16), or other experts")
+        sys.exit(f"differences above {FP32_BOUND} (fp32) or {BF16_RATIO} times transformers' own (bf16) or {FP8_CACHE_BOUND} (FP8 cache), or other experts")
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ def draw_tokens(vocab_size, lengths, seed=0):
     return [torch.randint(vocab_size, (length,), generator=generator).tolist() for length in lengths]
 
 
-def ours(model, sequences, dtype, incremental):
+def ours(model, sequences, dtype, incremental, *options):
     pathlib.Path("tokens.jsonl").write_text("".join(json.dumps(ids) + "\n" for ids in sequences))
     command = [os.environ["DISTILL"], "--log-level", "error", "--threads", "1", "logits", "--model", model, "--tokens", "tokens.jsonl",
-               "--out", "logits.safetensors", "--dtype", dtype]
+               "--out", "logits.safetensors", "--dtype", dtype, *options]
     run = subprocess.run(command + ["--incremental"] * incremental, stderr=subprocess.PIPE, text=True)
     if run.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}: {run.stderr}")

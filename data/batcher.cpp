@@ -28,8 +28,8 @@ at::Tensor tensor_of(const std::vector<T>& values, at::ScalarType type) {
 // Collects documents and turns them into tensors.
 class BatchBuilder {
  public:
-  // Takes the first `max_tokens` positions of the trace.
-  void add(size_t index, const Trace& trace, int64_t max_tokens) {
+  // Takes the first `max_tokens` positions of the trace, whose completion begins with `reasoning` tokens of reasoning.
+  void add(size_t index, const Trace& trace, int64_t reasoning, int64_t max_tokens) {
     const std::vector<int32_t>& tokens = trace.document.tokens;
     const int64_t begin = static_cast<int64_t>(tokens_.size());
     const int64_t positions = std::min(static_cast<int64_t>(tokens.size()) - 1, max_tokens);
@@ -52,7 +52,7 @@ class BatchBuilder {
     sequence_offsets_.push_back(static_cast<int32_t>(tokens_.size()));
     documents_.push_back(index);
     verdicts_.push_back(trace.document.verdict);
-    reasoning_targets_.push_back(0);
+    reasoning_targets_.push_back(reasoning);
   }
 
   TrainingBatch finish() {
@@ -229,7 +229,8 @@ BatcherState Batcher::State::advance() {
 TrainingBatch Batcher::State::build(const BatcherState& at) {
   BatchBuilder builder;
   for (const size_t index : window(at.epoch, at.window).batches[at.batch]) {
-    builder.add(index, reader->read(index), options.max_tokens);
+    const Trace trace = reader->read(index);
+    builder.add(index, trace, reader->provenance().reasoning_length(trace.document), options.max_tokens);
   }
   return builder.finish();
 }

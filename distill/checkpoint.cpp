@@ -79,13 +79,17 @@ void load_weights(const data::WeightSource& source, const data::NamedTensors& we
 }  // namespace
 
 nlohmann::json TrainerState::to_json() const {
-  return {{"format", 1},
-          {"step", step},
-          {"tokens", tokens},
-          {"targets", targets},
-          {"batcher", batcher.to_json()},
-          {"recipe", recipe},
-          {"provenance", provenance}};
+  nlohmann::json json{{"format", 1},
+                      {"step", step},
+                      {"tokens", tokens},
+                      {"targets", targets},
+                      {"batcher", batcher.to_json()},
+                      {"recipe", recipe},
+                      {"provenance", provenance},
+                      {"guard", guard},
+                      {"validations_since_best", validations_since_best}};
+  if (best_validation) json["best_validation"] = *best_validation;
+  return json;
 }
 
 TrainerState TrainerState::from_json(const nlohmann::json& json, const std::string& location) {
@@ -97,7 +101,9 @@ TrainerState TrainerState::from_json(const nlohmann::json& json, const std::stri
   state.step = reader.require<int64_t>("step");
   state.tokens = static_cast<uint64_t>(reader.require<int64_t>("tokens"));
   state.targets = static_cast<uint64_t>(reader.require<int64_t>("targets"));
-  for (const char* key : {"batcher", "recipe", "provenance"}) reader.section(key);
+  for (const char* key : {"batcher", "recipe", "provenance", "guard"}) reader.section(key);
+  state.validations_since_best = reader.get<int64_t>("validations_since_best", 0);
+  state.best_validation = reader.find<double>("best_validation");
   reader.finish();
   for (const char* key : {"batcher", "recipe", "provenance"}) {
     core::check(json.contains(key), "{}: {} is missing", location, key);
@@ -105,6 +111,7 @@ TrainerState TrainerState::from_json(const nlohmann::json& json, const std::stri
   state.batcher = core::with_context(location, [&] { return data::BatcherState::from_json(json["batcher"]); });
   state.recipe = json["recipe"];
   state.provenance = json["provenance"];
+  if (json.contains("guard")) state.guard = json["guard"];
   return state;
 }
 
@@ -134,12 +141,12 @@ std::optional<fs::path> CheckpointStore::latest() const {
 }
 
 fs::path CheckpointStore::save(const TrainerState& state, const ModelPackage& package,
-                               const data::NamedTensors& weights, const AdamW& optimizer) {
+                               const data::NamedTensors& weights, const data::NamedTensors& optimizer) {
   const std::string name = checkpoint_name(state.step);
   core::with_context(fmt::format("while writing checkpoint {}", (run_ / name).string()), [&] {
     core::AtomicDirectory directory(run_ / name);
     write_model_package(directory.path(), package, weights);
-    data::write_safetensors(directory.path() / kOptimizer, optimizer.state());
+    data::write_safetensors(directory.path() / kOptimizer, optimizer);
     core::write_file_atomically(directory.path() / kState, state.to_json().dump(2) + "\n");
     directory.commit();
     core::write_file_atomically(run_ / kLatest, name + "\n");
@@ -162,12 +169,12 @@ void CheckpointStore::prune() const {
   }
 }
 
-TrainerState load_checkpoint(const fs::path& checkpoint, const ModelPackage& package, const data::NamedTensors& weights,
-                             AdamW& optimizer) {
+LoadedCheckpoint load_checkpoint(const fs::path& checkpoint, const ModelPackage& package,
+                                 const data::NamedTensors& weights, const Optimizer& optimizer) {
   check_same_config(checkpoint, package.config);
   load_weights(*data::open_safetensors(checkpoint), weights);
-  optimizer.load_state(*data::open_safetensors(checkpoint / kOptimizer));
-  return read_state(checkpoint);
+  data::NamedTensors moments = optimizer.read_state(*data::open_safetensors(checkpoint / kOptimizer));
+  return {.state = read_state(checkpoint), .optimizer = std::move(moments)};
 }
 
 Recipe read_checkpoint_recipe(const fs::path& checkpoint) {

@@ -2,7 +2,7 @@
 //   run/latest                the name of the newest complete checkpoint
 //   run/checkpoint-00000200/  a Hugging Face model directory (fp32 weights) and beside it
 //     trainer.json            TrainerState
-//     optimizer.safetensors   AdamW::state()
+//     optimizer.safetensors   Optimizer::state()
 // A checkpoint appears under its name only when it is complete and on disk, and `latest` names it only after that.
 #pragma once
 
@@ -14,8 +14,8 @@
 #include "core/file_descriptor.h"
 #include "data/batcher.h"
 #include "data/safetensors_writer.h"
-#include "distill/adamw.h"
 #include "distill/model_package.h"
+#include "distill/optimizer.h"
 #include "distill/recipe.h"
 
 namespace distill {
@@ -28,6 +28,10 @@ struct TrainerState {
   data::BatcherState batcher;
   nlohmann::json recipe;
   nlohmann::json provenance;  // of the traces
+  nlohmann::json guard;       // SpikeGuard's, or null
+  // For early stopping: the least validation loss so far, if there was one, and how many validations ago.
+  std::optional<double> best_validation{};
+  int64_t validations_since_best = 0;
 
   nlohmann::json to_json() const;
   static TrainerState from_json(const nlohmann::json& json, const std::string& location);
@@ -43,10 +47,10 @@ class CheckpointStore {
   // The newest complete checkpoint's directory, if there is one.
   std::optional<std::filesystem::path> latest() const;
 
-  // Writes a checkpoint, makes it the latest and removes the oldest ones beyond `keep`. If this throws, the latest
-  // checkpoint is still the one before. Returns its directory.
+  // Writes a checkpoint with an optimizer's state(), makes it the latest and removes the oldest ones beyond `keep`. If
+  // this throws, the latest checkpoint is still the one before. Returns its directory.
   std::filesystem::path save(const TrainerState& state, const ModelPackage& package, const data::NamedTensors& weights,
-                             const AdamW& optimizer);
+                             const data::NamedTensors& optimizer);
 
   const std::filesystem::path& run() const { return run_; }
 
@@ -58,10 +62,14 @@ class CheckpointStore {
   core::FileDescriptor lock_;
 };
 
-// Copies a checkpoint's weights into `weights` and its moments into `optimizer`. Throws Error naming the file and what
-// differs if it is another model's: the config, or a tensor's name or shape.
-TrainerState load_checkpoint(const std::filesystem::path& checkpoint, const ModelPackage& package,
-                             const data::NamedTensors& weights, AdamW& optimizer);
+struct LoadedCheckpoint {
+  TrainerState state;
+  data::NamedTensors optimizer;  // for Optimizer::set_state()
+};
+// Copies a checkpoint's weights into `weights` and reads the rest. Throws Error naming the file and what differs if it
+// is another model's: the config, or a tensor's name or shape.
+LoadedCheckpoint load_checkpoint(const std::filesystem::path& checkpoint, const ModelPackage& package,
+                                 const data::NamedTensors& weights, const Optimizer& optimizer);
 
 // The settings of the run that wrote a checkpoint. Throws Error if the directory is none of ours.
 Recipe read_checkpoint_recipe(const std::filesystem::path& checkpoint);

@@ -14,6 +14,7 @@ namespace {
 class Section {
  public:
   Section(core::ConfigReader& parent, std::string_view name) : reader_(parent.section(name)) {}
+  explicit Section(core::ConfigReader reader) : reader_(std::move(reader)) {}
   void finish() const { reader_.finish(); }
 
   void number(std::string_view key, double& value, double low, double high) {
@@ -30,7 +31,21 @@ class Section {
       reader_.reject(key, fmt::format("{} is not in [{}, {}]", *value, low, high));
     }
   }
+  void flag(std::string_view key, bool& value) { value = reader_.get<bool>(key, value); }
+  std::string text(std::string_view key) { return reader_.require<std::string>(key); }
   Section section(std::string_view key) { return Section(reader_, key); }
+  // Calls read(section) for each object of a list.
+  template <typename Read>
+  void each(std::string_view key, const Read& read) {
+    const auto list = reader_.find<nlohmann::json>(key);
+    if (!list) return;
+    if (!list->is_array()) reader_.reject(key, "expected a list");
+    for (size_t i = 0; i < list->size(); ++i) {
+      Section section(core::ConfigReader((*list)[i], fmt::format("{}: {}[{}]", reader_.location(), key, i)));
+      read(section);
+      section.finish();
+    }
+  }
   template <typename Parse>
   void word(std::string_view key, const Parse& parse) {
     const auto text = reader_.find<std::string>(key);
@@ -91,6 +106,17 @@ nlohmann::json objective_json(const ObjectiveOptions& options) {
             {"entropy_power", options.weights.entropy_power}}}};
 }
 
+nlohmann::json groups_json(const std::vector<ParameterGroup>& groups) {
+  auto json = nlohmann::json::array();
+  for (const auto& group : groups) {
+    json.push_back({{"pattern", group.pattern},
+                    {"learning_rate", group.learning_rate},
+                    {"weight_decay", group.weight_decay},
+                    {"frozen", group.frozen}});
+  }
+  return json;
+}
+
 }  // namespace
 
 at::ScalarType parse_precision(std::string_view name) {
@@ -131,12 +157,24 @@ Recipe Recipe::from_reader(core::ConfigReader& reader) {
   objective.finish();
 
   Section optimizer(reader, "optimizer");
+  optimizer.word("kind", [&](const std::string& name) { recipe.optimizer.kind = parse_optimizer(name); });
   optimizer.number("learning_rate", recipe.schedule.peak, 0, 10);
   optimizer.number("beta1", recipe.optimizer.beta1, 0, 0.999999);
   optimizer.number("beta2", recipe.optimizer.beta2, 0, 0.999999);
   optimizer.number("epsilon", recipe.optimizer.epsilon, 1e-20, 1);
   optimizer.number("weight_decay", recipe.optimizer.weight_decay, 0, 10);
+  optimizer.number("momentum", recipe.optimizer.momentum, 0, 0.999999);
+  optimizer.number("average", recipe.optimizer.average, 0, 0.999999);
   optimizer.number("clip_norm", recipe.clip_norm, 0, 1e9);
+  optimizer.flag("shard", recipe.optimizer.shard);
+  optimizer.each("groups", [&](Section& group) {
+    ParameterGroup one;
+    one.pattern = group.text("pattern");
+    group.number("learning_rate", one.learning_rate, 0, 1000);
+    group.number("weight_decay", one.weight_decay, 0, 1000);
+    group.flag("frozen", one.frozen);
+    recipe.optimizer.groups.push_back(one);
+  });
   optimizer.finish();
 
   Section schedule(reader, "schedule");
@@ -149,12 +187,26 @@ Recipe Recipe::from_reader(core::ConfigReader& reader) {
   Section batch(reader, "batch");
   batch.integer("tokens", recipe.batch_tokens, 2);
   batch.integer("micro_tokens", recipe.micro_batch_tokens, 2);
+  batch.flag("recompute_activations", recipe.recompute_activations);
   batch.finish();
 
   Section validation(reader, "validation");
   validation.number("share", recipe.validation_share, 0, 0.9);
   validation.integer("every", recipe.validate_every, 0);
+  validation.integer("patience", recipe.patience, 0);
   validation.finish();
+
+  Section guard(reader, "guard");
+  guard.number("factor", recipe.guard.factor, 0, 1e9);
+  guard.integer("patience", recipe.guard.patience, 1);
+  guard.finish();
+
+  Section on_policy(reader, "on_policy");
+  on_policy.number("student_share", recipe.on_policy.student_share, 0, 1);
+  on_policy.number("teacher_share", recipe.on_policy.teacher_share, 0, 1 - recipe.on_policy.student_share);
+  on_policy.number("temperature", recipe.on_policy.temperature, 0, 100);
+  on_policy.integer("max_new_tokens", recipe.on_policy.max_new_tokens, 1);
+  on_policy.finish();
 
   Section checkpoint(reader, "checkpoint");
   checkpoint.integer("every", recipe.checkpoint_every, 0);
@@ -170,19 +222,33 @@ nlohmann::json Recipe::to_json() const {
           {"precision", precision_name(compute)},
           {"objective", objective_json(objective)},
           {"optimizer",
-           {{"learning_rate", schedule.peak},
+           {{"kind", to_string(optimizer.kind)},
+            {"learning_rate", schedule.peak},
             {"beta1", optimizer.beta1},
             {"beta2", optimizer.beta2},
             {"epsilon", optimizer.epsilon},
             {"weight_decay", optimizer.weight_decay},
+            {"momentum", optimizer.momentum},
+            {"average", optimizer.average},
+            {"groups", groups_json(optimizer.groups)},
+            {"shard", optimizer.shard},
             {"clip_norm", clip_norm}}},
           {"schedule",
            {{"shape", to_string(schedule.shape)},
             {"warmup_steps", schedule.warmup_steps},
             {"floor", schedule.floor},
             {"decay_share", schedule.decay_share}}},
-          {"batch", {{"tokens", batch_tokens}, {"micro_tokens", micro_batch_tokens}}},
-          {"validation", {{"share", validation_share}, {"every", validate_every}}},
+          {"batch",
+           {{"tokens", batch_tokens},
+            {"micro_tokens", micro_batch_tokens},
+            {"recompute_activations", recompute_activations}}},
+          {"validation", {{"share", validation_share}, {"every", validate_every}, {"patience", patience}}},
+          {"guard", {{"factor", guard.factor}, {"patience", guard.patience}}},
+          {"on_policy",
+           {{"student_share", on_policy.student_share},
+            {"teacher_share", on_policy.teacher_share},
+            {"temperature", on_policy.temperature},
+            {"max_new_tokens", on_policy.max_new_tokens}}},
           {"checkpoint", {{"every", checkpoint_every}, {"keep", keep_checkpoints}}}};
 }
 
@@ -192,12 +258,18 @@ std::string Recipe::difference(const Recipe& other) const {
     json.erase("steps");
     json.erase("checkpoint");
     json["validation"].erase("every");
+    json["validation"].erase("patience");
+    json["batch"].erase("recompute_activations");
+    json["optimizer"].erase("shard");
     return json.flatten();
   };
-  const nlohmann::json mine = fixed(*this);
-  const nlohmann::json theirs = fixed(other);
+  nlohmann::json mine = fixed(*this);
+  nlohmann::json theirs = fixed(other);
+  for (const auto& [key, value] : theirs.items()) {
+    if (!mine.contains(key)) mine[key] = nullptr;
+  }
   for (const auto& [key, value] : mine.items()) {
-    if (value == theirs[key]) continue;
+    if (value == theirs[key]) continue;  // null where only one has the key
     std::string name = key.substr(1);
     std::ranges::replace(name, '/', ' ');
     return fmt::format("{}: {} against {}", name, value.dump(), theirs[key].dump());

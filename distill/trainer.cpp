@@ -10,6 +10,7 @@
 #include "core/interrupt.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "distill/answer_sampler.h"
 #include "distill/batch_loader.h"
 #include "distill/checkpoint.h"
 #include "distill/gradient_reducer.h"
@@ -70,16 +71,25 @@ class Run {
   explicit Run(const TrainingJob& job)
       : job_(job),
         recipe_(job.recipe),
-        objective_(recipe_.objective, job.traces->provenance().targets),
+        objective_(make_objective(job)),
         parameters_(job.student.parameters()),
-        optimizer_(parameters_, recipe_.optimizer) {
+        optimizer_(parameters_, recipe_.optimizer, job.ranks),
+        guard_(recipe_.guard) {
+    if (recipe_.on_policy.student_share + recipe_.on_policy.teacher_share > 0) {
+      if (job.teachers.empty()) {
+        core::fail_usage("on_policy: answers written during training have no stored targets; use --online");
+      }
+      answers_.emplace(job.traces, recipe_.on_policy, job.stop_tokens, recipe_.seed);
+    }
     state_.recipe = recipe_.to_json();
     state_.provenance = job.traces->provenance().to_json();
+    data::NamedTensors moments;
     if (leads()) {
       checkpoints_.emplace(job.run, recipe_.keep_checkpoints);
-      if (const auto latest = checkpoints_->latest()) resume(*latest);
+      if (const auto latest = checkpoints_->latest()) moments = resume(*latest);
     }
-    if (job.ranks != nullptr) begin_alike();
+    begin_alike(moments);
+    if (job.ranks != nullptr) reducer_.emplace(tensors_of(optimizer_.trained()), *job.ranks);
     hold_out();
   }
 
@@ -96,13 +106,19 @@ class Run {
     const auto start = Clock::now();
     const uint64_t tokens_before = state_.tokens;
     bool stop = core::interrupt_requested() && job_.ranks == nullptr;
-    while (state_.step < recipe_.schedule.steps && !stop) {
+    while (state_.step < recipe_.schedule.steps && !stop && !stalled()) {
       stop = step(loader.next(), metrics, progress);
-      if (validation_ && is_due(state_.step, recipe_.validate_every)) validate(metrics);
-      if (is_due(state_.step, recipe_.checkpoint_every)) save();
+      if (validation_ && is_due(state_.step, recipe_.validate_every) && validated_at_ != state_.step) {
+        validate(metrics);
+        remember_best();
+      }
+      // What makes steps fail may be in the weights already: then the last checkpoint is worth more than a new one.
+      const bool due = is_due(state_.step, recipe_.checkpoint_every) && !guard_.skipping();
+      if (due && saved_at_ != state_.step) save();
     }
     if (progress) progress->finish();
-    summary_.interrupted = state_.step < recipe_.schedule.steps;
+    summary_.stopped_early = stalled();
+    summary_.interrupted = state_.step < recipe_.schedule.steps && !summary_.stopped_early;
     if (validation_ && !summary_.interrupted && validated_at_ != state_.step) validate(metrics);
     if (saved_at_ != state_.step) save();
 
@@ -110,6 +126,7 @@ class Run {
     summary_.tokens = state_.tokens;
     summary_.seconds = seconds_since(start);
     summary_.tokens_per_second = static_cast<double>(state_.tokens - tokens_before) / std::max(1e-9, seconds_training_);
+    summary_.packing_share = static_cast<double>(packed_) / std::max<double>(1, static_cast<double>(room_));
     summary_.loader_wait_share = loader.seconds_waited() / std::max(1e-9, summary_.seconds);
     return summary_;
   }
@@ -119,23 +136,29 @@ class Run {
   int ranks() const { return job_.ranks != nullptr ? job_.ranks->size() : 1; }
   bool leads() const { return rank() == 0; }
 
-  // Every rank goes on from where rank 0 stands.
-  void begin_alike() {
-    const c10::NoGradGuard no_grad;
-    for (auto& [name, tensor] : parameters_) {
-      at::Tensor values = tensor.detach();
-      job_.ranks->broadcast(values);
-    }
-    data::NamedTensors moments = optimizer_.state();
-    for (auto& [name, tensor] : moments) job_.ranks->broadcast(tensor);
-    optimizer_.set_state(moments);
-    const std::string state = job_.ranks->broadcast(state_.to_json().dump());
-    if (!leads()) state_ = TrainerState::from_json(nlohmann::json::parse(state), "rank 0's state");
-    reducer_.emplace(tensors_of(parameters_), *job_.ranks);
+  static Objective make_objective(const TrainingJob& job) {
+    return job.teachers.empty() ? Objective(job.recipe.objective, job.traces->provenance().targets)
+                                : Objective(job.recipe.objective, job.teachers);
   }
 
-  void resume(const std::filesystem::path& checkpoint) {
-    TrainerState found = load_checkpoint(checkpoint, job_.package, parameters_, optimizer_);
+  // Every rank goes on from where rank 0 stands, which knows the optimizer's state; empty at the beginning.
+  void begin_alike(const data::NamedTensors& moments) {
+    if (job_.ranks != nullptr) {
+      const c10::NoGradGuard no_grad;
+      for (auto& [name, tensor] : parameters_) {
+        at::Tensor values = tensor.detach();
+        job_.ranks->broadcast(values);
+      }
+      const std::string state = job_.ranks->broadcast(state_.to_json().dump());
+      if (!leads()) state_ = TrainerState::from_json(nlohmann::json::parse(state), "rank 0's state");
+    }
+    optimizer_.set_state(moments, job_.ranks);
+    guard_.restore(state_.guard, "trainer.json: guard");
+  }
+
+  // Returns the optimizer's state.
+  data::NamedTensors resume(const std::filesystem::path& checkpoint) {
+    auto [found, moments] = load_checkpoint(checkpoint, job_.package, parameters_, optimizer_);
     const std::string state_file = (checkpoint / "trainer.json").string();
     const auto refuse = [&](const std::string& difference) {
       if (!difference.empty()) {
@@ -153,6 +176,41 @@ class Run {
     summary_.resumed_from = state_.step;
     summary_.checkpoint = checkpoint;
     core::log::info("continuing {} at step {}", job_.run.string(), state_.step);
+    return moments;
+  }
+
+  // To the weights of the last checkpoint, but on with the data behind what went wrong.
+  void roll_back(const std::string& reason, std::optional<MetricsLog>& metrics,
+                 std::optional<core::Progress>& progress) {
+    constexpr int64_t kMostRollbacks = 3;
+    if (saved_at_ <= 0 || rollbacks_ == kMostRollbacks) stop_at(state_.step, reason);
+    ++rollbacks_;
+    ++summary_.rollbacks;
+    const data::BatcherState position = state_.batcher;
+    data::NamedTensors moments;
+    if (leads()) {
+      auto [found, loaded] = load_checkpoint(*checkpoints_->latest(), job_.package, parameters_, optimizer_);
+      core::log::warn("step {}: {}, {} times in a row: going back to the checkpoint of step {}", state_.step, reason,
+                      recipe_.guard.patience, found.step);
+      found.recipe = state_.recipe;
+      state_ = std::move(found);
+      moments = std::move(loaded);
+      metrics.emplace(job_.run, state_.step);
+      progress.emplace("training", static_cast<uint64_t>(recipe_.schedule.steps), "steps",
+                       static_cast<uint64_t>(state_.step));
+    }
+    state_.batcher = position;
+    begin_alike(moments);
+    state_.batcher = position;
+  }
+
+  // Early stopping.
+  bool stalled() const { return recipe_.patience > 0 && state_.validations_since_best >= recipe_.patience; }
+  void remember_best() {
+    const double loss = summary_.validation->loss();
+    const bool better = !state_.best_validation || loss < *state_.best_validation;
+    if (better) state_.best_validation = loss;
+    state_.validations_since_best = better ? 0 : state_.validations_since_best + 1;
   }
 
   // With few prompts none may fall into the validation share: no reason not to train.
@@ -173,22 +231,34 @@ class Run {
     const auto start = Clock::now();
     LossSums sums = accumulate_gradients(work);
     const bool stop = sum_over_ranks(sums, core::interrupt_requested());
-    if (!std::isfinite(sums.loss)) stop_at(state_.step + 1, "loss", sums.loss);
     const double norm = optimizer_.gradient_norm();
-    if (!std::isfinite(norm)) stop_at(state_.step + 1, "gradient's length", norm);
     const double rate = recipe_.schedule.rate(state_.step + 1);
-    optimizer_.step(rate, recipe_.clip_norm > 0 ? std::max(1.0, norm / recipe_.clip_norm) : 1.0);
+    const std::string reason = guard_.judge(sums.loss, norm);
+    if (reason.empty()) {
+      optimizer_.step(rate, recipe_.clip_norm > 0 ? std::max(1.0, norm / recipe_.clip_norm) : 1.0);
+      optimizer_.update_averages(state_.step + 1);
+    }
     optimizer_.zero_gradients();
 
     ++state_.step;
     state_.tokens += static_cast<uint64_t>(work.tokens);
     state_.targets += static_cast<uint64_t>(work.targets);
     state_.batcher = work.after;
+    if (!reason.empty()) {
+      ++summary_.skipped;
+      if (leads()) core::log::warn("step {} skipped: {}", state_.step, reason);
+      if (guard_.exhausted()) {
+        roll_back(reason, metrics, progress);
+        return stop;
+      }
+    }
     const double seconds = seconds_since(start);
     seconds_training_ += seconds;
     if (!leads()) return stop;
     const double speed = static_cast<double>(work.tokens) / seconds;
-    metrics->write(state_.step, "train", training_scalars(sums, rate, norm, speed, state_));
+    Scalars scalars = training_scalars(sums, rate, norm, speed, state_);
+    if (!reason.empty()) scalars.emplace_back("skipped", 1.0);
+    metrics->write(state_.step, "train", scalars);
     const double targets = static_cast<double>(std::max<int64_t>(1, sums.targets));
     progress->set_note(fmt::format("loss {:.3f}, KL {:.3f}, {} tokens/s", sums.loss / targets,
                                    sums.divergence / targets, core::format_count(speed)));
@@ -196,20 +266,48 @@ class Run {
     return stop;
   }
 
+  // The batches with those answers written anew that are to be, and the number of targets of all ranks.
+  std::pair<std::vector<data::TrainingBatch>, int64_t> with_new_answers(const StepBatches& work) {
+    std::vector<data::TrainingBatch> batches;
+    at::Tensor targets = at::zeros({1}, at::kLong);
+    for (size_t i = 0; i < work.batches.size(); ++i) {
+      const auto index = static_cast<int64_t>(i) * ranks() + rank();
+      const AnswerSource source = answers_->source(state_.step, index);
+      const bool own = source == AnswerSource::kStudent;
+      nn::CausalLM& writer = own ? job_.student : *job_.teachers.front().model;
+      batches.push_back(source == AnswerSource::kTraces
+                            ? work.batches[i]
+                            : answers_->rewrite(work.batches[i], writer, own, state_.step, index));
+      targets += batches.back().target_rows.numel();
+    }
+    if (job_.ranks != nullptr) job_.ranks->sum(targets);
+    return {std::move(batches), targets.item<int64_t>()};
+  }
+
   // Of the losses of this rank; the gradients are summed over all ranks while the last of them is differentiated.
   LossSums accumulate_gradients(const StepBatches& work) {
+    for (const auto& batch : work.batches) {
+      packed_ += batch.tokens.numel();
+      room_ += std::max(batch.tokens.numel(), recipe_.micro_batch_tokens);
+    }
+    if (!answers_) return accumulate_gradients(work.batches, work.targets);
+    const auto [batches, targets] = with_new_answers(work);
+    return accumulate_gradients(batches, targets);
+  }
+
+  LossSums accumulate_gradients(const std::vector<data::TrainingBatch>& batches, int64_t targets) {
     LossSums sums;
-    const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, work.targets));
-    for (size_t i = 0; i < work.batches.size(); ++i) {
-      const BatchLoss loss = objective_(job_.student, work.batches[i], scale);
+    const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, targets));
+    for (size_t i = 0; i < batches.size(); ++i) {
+      const BatchLoss loss = objective_(job_.student, batches[i], scale);
       sums += loss.sums;
-      if (reducer_ && i + 1 == work.batches.size()) {
+      if (reducer_ && i + 1 == batches.size()) {
         job_.ranks->guard([&] { reducer_->backward(loss.loss); });
       } else {
         loss.loss.backward();
       }
     }
-    if (reducer_ && work.batches.empty()) job_.ranks->guard([&] { reducer_->backward(reducer_->zero()); });
+    if (reducer_ && batches.empty()) job_.ranks->guard([&] { reducer_->backward(reducer_->zero()); });
     return sums;
   }
 
@@ -222,16 +320,19 @@ class Run {
     return all[-1].item<double>() > 0;
   }
 
-  [[noreturn]] void stop_at(int64_t step, std::string_view what, double value) {
+  [[noreturn]] void stop_at(int64_t step, const std::string& reason) {
     core::fail(
-        "step {}: the {} is {}, so the run has diverged; {}. Lower the learning rate or lengthen the warm-up, and "
-        "start anew in another --out",
-        step, what, value,
+        "step {}: {}, so the run has diverged; {}. Lower the learning rate or lengthen the warm-up, and start anew in "
+        "another --out",
+        step, reason,
         saved_at_ > 0 ? fmt::format("the checkpoint of step {} is kept", saved_at_) : "there is no checkpoint yet");
   }
 
+  // Where averages of the weights are kept, it is they that are validated.
   void validate(std::optional<MetricsLog>& metrics) {
+    optimizer_.swap_averages();
     Evaluation evaluation = evaluate_targets(job_.student, *validation_, objective_, nullptr);
+    optimizer_.swap_averages();
     if (job_.ranks != nullptr) {
       sum_over_ranks(evaluation.sums, false);
       at::Tensor counts =
@@ -246,15 +347,22 @@ class Run {
   }
 
   void save() {
-    if (leads()) summary_.checkpoint = checkpoints_->save(state_, job_.package, parameters_, optimizer_);
+    state_.guard = guard_.to_json();
+    const data::NamedTensors moments = optimizer_.state();
+    if (leads()) {
+      summary_.checkpoint = checkpoints_->save(state_, job_.package, optimizer_.averaged(parameters_), moments);
+    }
     saved_at_ = state_.step;
+    rollbacks_ = 0;
   }
 
   const TrainingJob& job_;
   const Recipe& recipe_;
   Objective objective_;
   data::NamedTensors parameters_;
-  AdamW optimizer_;
+  Optimizer optimizer_;
+  SpikeGuard guard_;
+  std::optional<AnswerSampler> answers_;        // where answers are written during training
   std::optional<CheckpointStore> checkpoints_;  // in rank 0
   std::optional<GradientReducer> reducer_;      // where there are several ranks
   std::unique_ptr<data::Batcher> validation_;   // null where nothing is held out
@@ -262,6 +370,9 @@ class Run {
   TrainingSummary summary_;
   int64_t saved_at_ = -1;
   int64_t validated_at_ = -1;
+  int64_t rollbacks_ = 0;  // since the last checkpoint was written
+  int64_t packed_ = 0;     // tokens of this rank's batches
+  int64_t room_ = 0;       //   and how many they could have had
   double seconds_training_ = 0;
 };
 
@@ -271,10 +382,14 @@ nlohmann::ordered_json TrainingSummary::to_json() const {
   nlohmann::ordered_json json{{"steps", steps},
                               {"resumed_from", resumed_from},
                               {"interrupted", interrupted},
+                              {"stopped_early", stopped_early},
+                              {"skipped", skipped},
+                              {"rollbacks", rollbacks},
                               {"tokens", tokens},
                               {"seconds", seconds},
                               {"tokens_per_second", tokens_per_second},
                               {"loader_wait_share", loader_wait_share},
+                              {"packing_share", packing_share},
                               {"checkpoint", checkpoint.string()}};
   if (validation) json["validation"] = validation->to_json();
   return json;

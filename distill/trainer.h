@@ -24,19 +24,26 @@ struct TrainingJob {
   std::shared_ptr<const data::TraceReader> traces;
   std::filesystem::path run;  // metrics and checkpoints; a run found there is continued
   Recipe recipe;
+  // Teachers that score the tokens in place of the traces' stored distributions, if any; the first may write answers.
+  std::vector<OnlineTeacher> teachers{};
+  std::vector<int32_t> stop_tokens{};  // that end an answer written during training
   // The job's ranks, each of which calls train() with the same job, or null. Rank 0 owns `run`, the others need not see
   // it; a run may be continued by another number of ranks.
   nn::RankGroup* ranks = nullptr;
 };
 
 struct TrainingSummary {
-  int64_t steps = 0;         // done in all
-  int64_t resumed_from = 0;  // step of the checkpoint this began with, 0 if there was none
-  bool interrupted = false;  // by SIGINT or SIGTERM: the checkpoint is written, but steps are missing
-  uint64_t tokens = 0;       // trained on in all
-  double seconds = 0;        // this time
+  int64_t steps = 0;           // done in all
+  int64_t resumed_from = 0;    // step of the checkpoint this began with, 0 if there was none
+  int64_t skipped = 0;         // steps of this time that the guard kept out of the weights
+  int64_t rollbacks = 0;       // this time
+  bool stopped_early = false;  // validation no longer improved
+  bool interrupted = false;    // by SIGINT or SIGTERM: the checkpoint is written, but steps are missing
+  uint64_t tokens = 0;         // trained on in all
+  double seconds = 0;          // this time
   double tokens_per_second = 0;
   double loader_wait_share = 0;          // of this time, spent waiting for batches
+  double packing_share = 0;              // tokens of the batches over the room there was for them
   std::optional<Evaluation> validation;  // of the final weights, where anything is held out
   std::filesystem::path checkpoint;
 
@@ -44,8 +51,9 @@ struct TrainingSummary {
 };
 
 // Asks core::interrupt_requested() after every step; a signal to one rank ends all after the same one. Throws Error if
-// the run in `job.run` is of another student, recipe or traces; if the loss or a gradient is not finite, in which case
-// the weights are as before that step and the last checkpoint stays; and on a full disk, the last checkpoint intact.
+// the run in `job.run` is of another student, recipe or traces; if the loss or gradient keeps not being a number or far
+// longer than usual, after steps were skipped and the run has gone back to its last checkpoint some times, which stays;
+// and on a full disk, the last checkpoint intact.
 // The other ranks learn of it from whoever owns the group, nn::RankGroup::report_failure().
 TrainingSummary train(const TrainingJob& job);
 

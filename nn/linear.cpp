@@ -83,9 +83,11 @@ at::Tensor Linear::forward_fp32(const at::Tensor& x) const {
   return multiply(x, at::kFloat);
 }
 
-at::Tensor Linear::rows(const at::Tensor& ids) const {
+at::Tensor Linear::rows(const at::Tensor& ids, bool tied) const {
   if (!options_.trainable) return kernels::packed_rows(packed_, ids);
-  return at::embedding(parts_.front().weight, ids).to(options_.compute);
+  const at::Tensor rows = at::embedding(parts_.front().weight, ids, /*padding_idx=*/-1, /*scale_grad_by_freq=*/false,
+                                        /*sparse=*/tied);
+  return rows.to(options_.compute);
 }
 
 at::Tensor Linear::weight() const {

@@ -33,8 +33,10 @@ class Linear {
   // The same without residual as fp32, not rounded to the compute dtype.
   at::Tensor forward_fp32(const at::Tensor& x) const;
 
-  // Rows `ids` [tokens] int64 of the weight, [tokens, in] in the compute dtype: an embedding tied to this projection.
-  at::Tensor rows(const at::Tensor& ids) const;
+  // Rows `ids` [tokens] int64 of the weight, [tokens, in] in the compute dtype: an embedding. With `tied`, where the
+  // loss also depends on the weight as a projection, the gradient of the rows is sparse: it is added to the other one
+  // in place, without a matrix of zeros around it.
+  at::Tensor rows(const at::Tensor& ids, bool tied = false) const;
   // The whole weight [out, in]: the leaf where trainable, else a copy in the compute dtype. One part only.
   at::Tensor weight() const;
 

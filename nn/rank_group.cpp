@@ -215,9 +215,11 @@ void RankGroup::sum(at::Tensor& tensor) const {
   guard([&] { state_->group->allreduce(tensors)->wait(); });
 }
 
-void RankGroup::broadcast(at::Tensor& tensor) const {
+void RankGroup::broadcast(at::Tensor& tensor, int from) const {
   std::vector<at::Tensor> tensors{tensor};
-  guard([&] { state_->group->broadcast(tensors)->wait(); });
+  c10d::BroadcastOptions options;
+  options.rootRank = from;
+  guard([&] { state_->group->broadcast(tensors, options)->wait(); });
 }
 
 std::string RankGroup::broadcast(std::string text) const {

@@ -33,8 +33,8 @@ class RankGroup {
 
   // Collective operations: every rank calls them in the same order with tensors of the same shape and dtype, on the CPU
   // and contiguous. They throw Error if another rank is gone.
-  void sum(at::Tensor& tensor) const;        // over all ranks, the result everywhere
-  void broadcast(at::Tensor& tensor) const;  // rank 0's values
+  void sum(at::Tensor& tensor) const;                      // over all ranks, the result everywhere
+  void broadcast(at::Tensor& tensor, int from = 0) const;  // that rank's values
   std::string broadcast(std::string text) const;
 
   // Runs `operation`, part of which is collective. If it throws, waits until the watch has found out whether another

@@ -200,7 +200,7 @@ void DenseModel::add_rotations(Step& step) const {
 
 at::Tensor DenseModel::run(Step step) const {
   add_rotations(step);
-  at::Tensor hidden = embedding_.rows(step.batch.tokens);  // [T, E]
+  at::Tensor hidden = embedding_.rows(step.batch.tokens, /*tied=*/!untied_head_);  // [T, E]
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     hidden = attention(hidden, i, step);
     hidden = mlp(hidden, layers_[static_cast<size_t>(i)]);

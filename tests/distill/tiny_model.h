@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -26,9 +27,12 @@ class TinyModel final : public nn::CausalLM {
     scale_ = at::ones({size}).requires_grad_();
   }
 
+  std::function<void()> before_forward;  // called by each forward(), if set
+
   const nn::ModelShape& shape() const override { return shape_; }
 
   at::Tensor forward(const nn::PackedBatch& batch) override {
+    if (before_forward) before_forward();
     const at::Tensor here = at::embedding(embedding_, batch.tokens);
     const at::Tensor before = at::roll(here, 1, 0) * (batch.positions > 0).unsqueeze(-1);
     const at::Tensor mixed = here + at::matmul(before, mixing_.t());

@@ -215,7 +215,7 @@ TEST_F(TrainerTest, StopsWithAClearMessageWhenTheLossIsNotANumber) {
     student.parameters()[1].second[0][0] = NAN;
   }
   EXPECT_THAT(error_of([&] { train_student(student, data, tiny_recipe(3)); }),
-              AllOf(HasSubstr("step 1: the loss is nan"), HasSubstr("there is no checkpoint yet")));
+              AllOf(HasSubstr("step 3: the loss is nan"), HasSubstr("there is no checkpoint yet")));
   EXPECT_FALSE(fs::exists(run_folder() / "latest"));
 }
 
@@ -246,13 +246,13 @@ TEST_F(TrainerTest, RefusesARunThatAnotherProcessIsWriting) {
 
 TEST_F(TrainerTest, LeavesThePreviousCheckpointIntactOnAFullDisk) {
   TinyModel student(kTinyVocab, 16, 1);
-  AdamW optimizer(student.parameters(), {});
+  Optimizer optimizer(student.parameters(), {});
   CheckpointStore store(run_folder(), 2);
   TrainerState state;
   state.step = 1;
   state.recipe = tiny_recipe(5).to_json();
   state.provenance = data::sample_provenance().to_json();
-  store.save(state, tiny_package(), student.parameters(), optimizer);
+  store.save(state, tiny_package(), student.parameters(), optimizer.state());
   const std::string before = core::read_file(run_folder() / "checkpoint-00000001" / "model.safetensors");
 
   ::signal(SIGXFSZ, SIG_IGN);
@@ -261,7 +261,8 @@ TEST_F(TrainerTest, LeavesThePreviousCheckpointIntactOnAFullDisk) {
   const rlimit small{.rlim_cur = 1500, .rlim_max = limit.rlim_max};
   ::setrlimit(RLIMIT_FSIZE, &small);
   state.step = 2;
-  const std::string error = error_of([&] { store.save(state, tiny_package(), student.parameters(), optimizer); });
+  const std::string error =
+      error_of([&] { store.save(state, tiny_package(), student.parameters(), optimizer.state()); });
   ::setrlimit(RLIMIT_FSIZE, &limit);
 
   EXPECT_THAT(error,
@@ -269,8 +270,8 @@ TEST_F(TrainerTest, LeavesThePreviousCheckpointIntactOnAFullDisk) {
   EXPECT_EQ(*store.latest(), run_folder() / "checkpoint-00000001");
   EXPECT_EQ(core::read_file(run_folder() / "checkpoint-00000001" / "model.safetensors"), before);
   EXPECT_FALSE(fs::exists(run_folder() / "checkpoint-00000002"));
-  AdamW fresh(student.parameters(), {});
-  EXPECT_EQ(load_checkpoint(*store.latest(), tiny_package(), student.parameters(), fresh).step, 1);
+  Optimizer fresh(student.parameters(), {});
+  EXPECT_EQ(load_checkpoint(*store.latest(), tiny_package(), student.parameters(), fresh).state.step, 1);
 }
 
 TEST_F(TrainerTest, NamesWhatIsDamagedInACheckpoint) {
@@ -280,6 +281,90 @@ TEST_F(TrainerTest, NamesWhatIsDamagedInACheckpoint) {
   const fs::path checkpoint = run_folder() / "checkpoint-00000003";
   fs::resize_file(checkpoint / "optimizer.safetensors", 100);
   EXPECT_THAT(error_of([&] { train_student(student, data, tiny_recipe(6)); }), HasSubstr("optimizer.safetensors"));
+}
+
+TEST_F(TrainerTest, SkipsAStepWhoseGradientIsFarTooLong) {
+  const auto data = traces();
+  TinyModel student(kTinyVocab, 16, 1);
+  Recipe recipe = tiny_recipe(60);
+  recipe.guard.factor = 0.9;  // within what gradients vary by
+  recipe.guard.patience = 100;
+  const auto summary = train_student(student, data, recipe);
+  int64_t skipped = 0;
+  for (const auto& line : metrics_of(run_folder(), "train")) skipped += line.contains("skipped") ? 1 : 0;
+  EXPECT_GT(skipped, 0);
+  EXPECT_EQ(summary.skipped, skipped);
+  EXPECT_EQ(summary.steps, 60);
+}
+
+TEST_F(TrainerTest, GoesBackToTheLastCheckpointWhenStepsKeepFailing) {
+  const auto data = traces();
+  TinyModel student(kTinyVocab, 16, 1);
+  Recipe recipe = tiny_recipe(6);
+  recipe.checkpoint_every = 3;
+  recipe.validation_share = 0;
+  int calls = 0;
+  student.before_forward = [&] {  // broken weights for a while
+    const c10::NoGradGuard no_grad;
+    if (++calls == 9) student.parameters()[1].second[0][0] = NAN;
+  };
+  const auto summary = train_student(student, data, recipe);
+  EXPECT_EQ(summary.steps, 6);
+  EXPECT_EQ(summary.rollbacks, 1);
+  EXPECT_TRUE(at::isfinite(student.parameters()[1].second).all().item<bool>());
+  EXPECT_EQ(metrics_of(run_folder(), "train").size(), 6u);  // each step once
+}
+
+TEST_F(TrainerTest, EndsEarlyWhenValidationNoLongerImproves) {
+  const auto data = traces();
+  TinyModel student(kTinyVocab, 16, 1);
+  Recipe recipe = tiny_recipe(400);
+  recipe.schedule = {.shape = ScheduleShape::kConstant, .peak = 0.1, .warmup_steps = 0, .steps = 400};
+  recipe.objective.hard_label_weight = 1;  // overfits soon
+  recipe.validate_every = 5;
+  recipe.patience = 3;
+  const auto summary = train_student(student, data, recipe);
+  EXPECT_TRUE(summary.stopped_early);
+  EXPECT_FALSE(summary.interrupted);
+  EXPECT_LT(summary.steps, 400);
+  // Run again, it stays ended.
+  TinyModel again(kTinyVocab, 16, 1);
+  const auto second = train_student(again, data, recipe);
+  EXPECT_EQ(second.steps, summary.steps);
+  EXPECT_TRUE(second.stopped_early);
+}
+
+TEST_F(TrainerTest, ValidatesAndKeepsTheAverageOfTheWeights) {
+  const auto data = traces();
+  TinyModel student(kTinyVocab, 16, 1);
+  Recipe recipe = tiny_recipe(30);
+  recipe.optimizer.average = 0.9;
+  const auto summary = train_student(student, data, recipe);
+  const auto kept = data::open_safetensors(summary.checkpoint);
+  EXPECT_FALSE(kept->load("model.mixing.weight").equal(student.parameters()[1].second));
+  TinyModel average(kTinyVocab, 16, 1);
+  {
+    const c10::NoGradGuard no_grad;
+    for (auto& [name, tensor] : average.parameters()) tensor.copy_(kept->load(name));
+  }
+  data::Batcher held_out(data, {.max_tokens = 128, .validation_share = 0.2, .validation = true});
+  const auto evaluation = evaluate_targets(average, held_out, Objective({}, data->provenance().targets), nullptr);
+  EXPECT_EQ(evaluation.loss(), summary.validation->loss());
+}
+
+TEST_F(TrainerTest, TrainsOnATeacherThatIsHere) {
+  const auto data = traces("topk:1", 200);
+  auto teacher = std::make_shared<TinyModel>(kTinyVocab, 16, 100);
+  TinyModel student(kTinyVocab, 16, 1);
+  Recipe recipe = tiny_recipe(200);
+  recipe.objective.divergence = kernels::Divergence::kJensenShannon;
+  const auto summary = train({.student = student,
+                              .package = tiny_package(),
+                              .traces = data,
+                              .run = run_folder(),
+                              .recipe = recipe,
+                              .teachers = {{.model = teacher}}});
+  EXPECT_LT(summary.validation->divergence(), 0.03);
 }
 
 // The run of the tests below, in a process of its own.

@@ -1,0 +1,100 @@
+#include "distill/answer_sampler.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <utility>
+
+#include "core/philox.h"
+#include "kernels/head_loss/head_loss.h"
+#include "nn/generation_engine.h"
+
+namespace distill {
+namespace {
+
+// Prompts and answers as a batch.
+class BatchWriter {
+ public:
+  void add(std::span<const int32_t> prompt, std::span<const int32_t> answer, bool own) {
+    std::vector<int32_t> tokens(prompt.begin(), prompt.end());
+    tokens.insert(tokens.end(), answer.begin(), answer.end());
+    const auto begin = static_cast<int64_t>(tokens_.size());
+    for (size_t i = 0; i + 1 < tokens.size(); ++i) {
+      const bool completion = i + 1 >= prompt.size();
+      if (completion) rows_.push_back(begin + static_cast<int64_t>(i));
+      tokens_.push_back(tokens[i]);
+      positions_.push_back(static_cast<int64_t>(i));
+      labels_.push_back(completion && !own ? tokens[i + 1] : kernels::kIgnoredLabel);
+    }
+    offsets_.push_back(static_cast<int32_t>(tokens_.size()));
+  }
+
+  data::TrainingBatch finish() const {
+    data::TrainingBatch batch;
+    batch.tokens = at::tensor(tokens_, at::kLong);
+    batch.positions = at::tensor(positions_, at::kLong);
+    batch.sequence_offsets = at::tensor(offsets_, at::kInt);
+    batch.labels = at::tensor(labels_, at::kLong);
+    batch.target_rows = at::tensor(rows_, at::kLong);
+    return batch;
+  }
+
+ private:
+  std::vector<int64_t> tokens_, positions_, labels_, rows_;
+  std::vector<int32_t> offsets_{0};
+};
+
+}  // namespace
+
+AnswerSampler::AnswerSampler(std::shared_ptr<const data::TraceReader> traces, const OnPolicyOptions& options,
+                             std::vector<int32_t> stop_tokens, uint64_t seed)
+    : traces_(std::move(traces)), options_(options), stop_tokens_(std::move(stop_tokens)), seed_(seed) {}
+
+AnswerSource AnswerSampler::source(int64_t step, int64_t index) const {
+  core::Philox random(seed_, core::stream_id("answer source", static_cast<uint64_t>(step)),
+                      static_cast<uint64_t>(index));
+  const double drawn = random.next_double();
+  if (drawn < options_.student_share) return AnswerSource::kStudent;
+  return drawn < options_.student_share + options_.teacher_share ? AnswerSource::kTeacher : AnswerSource::kTraces;
+}
+
+data::TrainingBatch AnswerSampler::rewrite(const data::TrainingBatch& batch, nn::CausalLM& writer, bool own,
+                                           int64_t step, int64_t index) const {
+  const c10::NoGradGuard no_grad;
+  const size_t count = batch.documents.size();
+  std::vector<data::TraceDocument> documents;
+  for (const size_t document : batch.documents) documents.push_back(traces_->read_document(document));
+  std::vector<std::vector<int32_t>> answers(count);
+  nn::GenerationEngine engine(writer, nullptr);
+  size_t next = 0;
+  const auto source = [&]() -> std::optional<nn::GenerationRequest> {
+    if (next == count) return {};
+    const auto prompt = documents[next].prompt();
+    // The sample's number says which document an answer belongs to, since prompts may repeat.
+    return nn::GenerationRequest{
+        .id = documents[next].key.prompt_id,
+        .prompt = {prompt.begin(), prompt.end()},
+        .samples = {static_cast<uint32_t>(next++)},
+        .options = {.sampling = {.temperature = options_.temperature},
+                    .max_new_tokens = options_.max_new_tokens,
+                    .seed = seed_ ^ core::stream_id("answers",
+                                                    static_cast<uint64_t>(step) << 20 ^ static_cast<uint64_t>(index)),
+                    .stop_tokens = stop_tokens_}};
+  };
+  engine.run(source, [&](nn::Completion&& answer) { answers[answer.sample] = std::move(answer.tokens); },
+             {.interrupted = [] { return false; }});
+  BatchWriter built;
+  for (size_t i = 0; i < count; ++i) built.add(documents[i].prompt(), answers[i], own);
+  data::TrainingBatch result = built.finish();
+  result.documents = batch.documents;
+  // Nobody has verified these answers; they count fully.
+  result.verdicts.assign(count, data::Verdict::kCorrect);
+  const auto& markers = traces_->provenance().reasoning;
+  for (size_t i = 0; i < count; ++i) {
+    result.reasoning_targets.push_back(
+        markers ? static_cast<int64_t>(data::reasoning_length(documents[i].prompt(), answers[i], *markers)) : 0);
+  }
+  return result;
+}
+
+}  // namespace distill

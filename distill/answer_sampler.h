@@ -1,0 +1,39 @@
+// New answers to the prompts of a batch, written during training by the student itself or by a teacher.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "data/batcher.h"
+#include "data/trace_reader.h"
+#include "distill/recipe.h"
+#include "nn/causal_lm.h"
+
+namespace distill {
+
+enum class AnswerSource : uint8_t { kTraces, kStudent, kTeacher };
+
+class AnswerSampler {
+ public:
+  // `stop_tokens` end an answer.
+  AnswerSampler(std::shared_ptr<const data::TraceReader> traces, const OnPolicyOptions& options,
+                std::vector<int32_t> stop_tokens, uint64_t seed);
+
+  // Who answers in batch `index` of step `step`, drawn by the shares.
+  AnswerSource source(int64_t step, int64_t index) const;
+
+  // The batch with its answers written anew by `writer`: every position of a completion is a target, without a stored
+  // distribution. `own`: the student wrote them, so there are no labels (cross-entropy on one's own words teaches
+  // nothing). The same answers for the same weights, step, index and seed.
+  data::TrainingBatch rewrite(const data::TrainingBatch& batch, nn::CausalLM& writer, bool own, int64_t step,
+                              int64_t index) const;
+
+ private:
+  std::shared_ptr<const data::TraceReader> traces_;
+  OnPolicyOptions options_;
+  std::vector<int32_t> stop_tokens_;
+  uint64_t seed_;
+};
+
+}  // namespace distill

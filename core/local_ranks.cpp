@@ -51,12 +51,13 @@ std::vector<std::string> environment_of(int rank, int count, int port) {
     for (const auto& [name, value] : own) replaced = replaced || text.starts_with(name + "=");
     if (!replaced) variables.emplace_back(text);
   }
-  for (const auto& [name, value] : own) variables.push_back(name + "=" + value);
+  for (const auto& [name, value] : own) variables.push_back(fmt::format("{}={}", name, value));
   return variables;
 }
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
   std::vector<char*> result;
+  result.reserve(strings.size() + 1);
   for (auto& string : strings) result.push_back(string.data());
   result.push_back(nullptr);
   return result;

@@ -7,7 +7,8 @@ dequantised weights.
 bf16: our error against transformers' fp32 logits is at most 1.25 times the error of transformers' own bf16 model. A
 token's error is the root mean square over its logits; compared are the medians over tokens, for where a rounding sends
 a token to another expert its error is of another kind, in both.
-A cache in FP8 (--cache-dtype fp8, token by token in fp32): the same error, relative to the logits, is at most 0.05.
+A cache in FP8 (--cache-dtype fp8, token by token in fp32): the same error, relative to the logits, is at most 0.15: E4M3
+rounds by 1/16 at most, and so tiny models have few numbers in which errors could cancel.
 
 The programs are named by $DISTILL and $DUMP_ROUTINGS."""
 
@@ -29,7 +30,7 @@ LENGTHS = [1, 2, 60]  # beyond YaRN's original context
 
 # Both errors are medians over few tokens, and the peer's sums depend on how many threads it has; fp32 is the sharp test.
 BF16_RATIO = 1.5
-FP8_CACHE_BOUND = 0.05
+FP8_CACHE_BOUND = 0.15
 # The other implementation of experts wants sizes that are multiples of 16 bytes.
 EXPERTS = {"experts_implementation": "eager"}
 

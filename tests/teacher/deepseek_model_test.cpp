@@ -83,11 +83,12 @@ TEST_F(DeepseekModelTest, WithACacheInFp8AttendsAlikeInBothFormsAndStaysClose) {
   const at::Tensor naive = run({11});
   const double size = exact.abs().max().item<double>();
   EXPECT_LT((run({1, 4, 6}) - naive).abs().max().item<double>(), 1e-5 * size);
-  // Of most tokens: where a rounding sends one to another expert, its error is of another kind.
+  // E4M3 rounds by 1/16 at most, 2.6 % on average, in each of four layers. Of most tokens: where a rounding sends one
+  // to another expert, its error is of another kind.
   const at::Tensor errors = (naive - exact).square().mean(1).sqrt() / exact.square().mean().sqrt();
   const double error = errors.median().item<double>();
   EXPECT_GT(error, 1e-4);
-  EXPECT_LT(error, 0.05);
+  EXPECT_LT(error, 0.08);
 }
 
 TEST_F(DeepseekModelTest, GivesEachSequenceTheSameInAnyCompany) {

@@ -169,7 +169,7 @@ void TraceShard::verify_table() {
     const auto prompt = value<uint32_t>(format::kPromptLength, i);
     core::check(tokens <= format::kMaxTokensPerDocument && prompt >= 1 && prompt <= tokens,
                 "document {}: a prompt of {} tokens in a document of {}", i, prompt, tokens);
-    core::check(prompt_id(i).size() >= 1 && prompt_id(i).size() <= format::kMaxPromptIdBytes,
+    core::check(!prompt_id(i).empty() && prompt_id(i).size() <= format::kMaxPromptIdBytes,
                 "document {}: a prompt id of {} bytes", i, prompt_id(i).size());
     core::check(value<uint8_t>(format::kFinishReason, i) <= 1 && value<uint8_t>(format::kVerdict, i) <= 2,
                 "document {}: an unknown finish reason or verdict", i);
@@ -272,7 +272,7 @@ void TraceShard::verify_hdf5() const {
   check_hdf5(H5Pset_file_locking(access.get(), false, true), name, "open it");
   const Hdf5File file(H5Fopen(name.c_str(), H5F_ACC_RDONLY, access.get()), name, "open it");
   for (size_t i = 0; i < format::kDatasets; ++i) {
-    const std::string title(format::kDatasetNames[i]), where = name + ": dataset " + title;
+    const std::string title(format::kDatasetNames[i]), where = fmt::format("{}: dataset {}", name, title);
     const Hdf5Dataset dataset(H5Dopen2(file.get(), title.c_str(), H5P_DEFAULT), where, "open it");
     const Hdf5Type type(H5Dget_type(dataset.get()), where, "read its type");
     const Hdf5Space space(H5Dget_space(dataset.get()), where, "read its shape");

@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 
-ONLY_GCC = {"-fpch-preprocess", "-Winvalid-pch", "-Wno-restrict", "-Wno-stringop-overflow"}
+ONLY_GCC = {"-fpch-preprocess", "-Winvalid-pch", "-Wno-maybe-uninitialized", "-Wno-restrict", "-Wno-stringop-overflow"}
 
 
 def for_clang(command):

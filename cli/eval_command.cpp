@@ -61,8 +61,12 @@ void print(const Evaluation& evaluation) {
 }
 
 void print(const TaskAccuracy& task) {
-  print_row("task", fmt::format("{} of {} answers correct ({:.1f} %), {} cut short", task.correct, task.prompts,
-                                100 * task.accuracy(), task.unfinished));
+  print_row("task", fmt::format("{} of {} answers correct ({:.1f} %), {} cut short", task.correct_answers(),
+                                task.answers(), 100 * task.pass(1), task.unfinished));
+  if (task.samples == 1) return;
+  print_row(
+      "", fmt::format("{:.1f} % of prompts with a correct answer in {}", 100 * task.pass(task.samples), task.samples));
+  if (task.votes > 0) print_row("", fmt::format("{:.1f} % by majority vote", 100 * task.majority()));
 }
 
 Evaluation evaluate_data(const Options& options, const TextModel& model) {
@@ -76,7 +80,7 @@ Evaluation evaluate_data(const Options& options, const TextModel& model) {
 TaskAccuracy evaluate_task(const Options& options, const TextModel& model) {
   auto prompts = data::read_prompts(options.task);
   if (options.limit > 0 && options.limit < prompts.size()) prompts.resize(options.limit);
-  core::Progress progress("answering", prompts.size(), "prompts");
+  core::Progress progress("answering", prompts.size() * static_cast<uint64_t>(options.task_options.samples), "answers");
   return measure_task(model, prompts, options.task_options, &progress);
 }
 
@@ -119,6 +123,16 @@ void add_eval_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--max-new-tokens", options->task_options.max_new_tokens, "Longest answer to a task's prompt")
       ->check(positive())
+      ->capture_default_str();
+  command->add_option("--samples", options->task_options.samples, "Answers to each prompt of the task")
+      ->check(positive())
+      ->capture_default_str();
+  command
+      ->add_option("--temperature", options->task_options.temperature,
+                   "Of the task's answers; 0 takes the most probable token each time, so that all samples are equal")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--seed", options->task_options.seed, "The same seed draws the same answers")
       ->capture_default_str();
   command->add_option("--limit", options->limit, "Use only the first N prompts of the task; 0 uses all")
       ->capture_default_str();

@@ -51,7 +51,8 @@ constexpr const char* kHelp =
 
 Lets a teacher answer prompts and writes the answers with its distribution over the alternatives of each token.
 A line of the prompts is {"id", "prompt"} for a text to continue or {"id", "messages"} for a conversation, with
-"answer" and "verifier" where answers are to be checked. Run again, it makes only the traces that are missing.
+"answer" and "verifier" where answers are to be checked: exact, numeric, choice, math, regex, or program, then "answer"
+is a command that is run without network and writes nothing. Run again, it makes only the traces that are missing.
 Stopped by Ctrl-C or SIGTERM, it keeps what is finished and exits with 128 + the signal's number. A prompt that the
 model cannot answer, such as one too long for its context, is reported at the end, with exit code 1.
 

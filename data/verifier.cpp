@@ -6,6 +6,8 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/log.h"
+#include "core/sandbox.h"
 #include "data/math_answer.h"
 #include "data/regex.h"
 
@@ -79,49 +81,90 @@ std::optional<char> choice_in(std::string_view text) {
   return {};
 }
 
-bool is_math(std::string_view answer, std::string_view text) {
+// Where a text states a formula, the likeliest first.
+std::optional<std::string_view> formula_in(std::string_view text) {
   static const Regex stated(R"((?i)answer(?:\s+is|\s*:)\s*[:*]*\s*([^\n]*?)[\s*]*(?:\.?\s*(?:\n|$)|\.\s))");
   static const Regex dollars(R"(\$+([^$\n]+)\$+)");
   static const Regex number(kNumber);
-  const auto expected = last_boxed(answer).value_or(answer);
-  if (const auto boxed = last_boxed(text)) return same_math(*boxed, expected);
+  if (const auto boxed = last_boxed(text)) return boxed;
   for (const auto& candidate : {stated.last(text, 1), dollars.last(text, 1), number.last(text)}) {
-    if (!candidate) continue;
-    // "x = 5" states 5.
-    const size_t equals = candidate->rfind('=');
-    if (same_math(equals == std::string_view::npos ? *candidate : candidate->substr(equals + 1), expected)) return true;
-    return same_math(*candidate, expected);
+    if (candidate) return candidate;
   }
-  return false;
+  return {};
+}
+
+// "x = 5" states 5.
+std::string_view right_side(std::string_view formula) {
+  const size_t equals = formula.rfind('=');
+  return equals == std::string_view::npos ? formula : formula.substr(equals + 1);
+}
+
+bool is_math(std::string_view answer, std::string_view text) {
+  const auto expected = last_boxed(answer).value_or(answer);
+  const auto found = formula_in(text);
+  return found && (same_math(*found, expected) || (!last_boxed(text) && same_math(right_side(*found), expected)));
+}
+
+std::optional<std::string> exact_answer(std::string_view text) {
+  return std::string(trimmed(text));
+}
+
+std::optional<std::string> numeric_answer(std::string_view text) {
+  const auto number = number_in(text);
+  return number ? std::optional(fmt::format("{:.9g}", *number)) : std::nullopt;
+}
+
+std::optional<std::string> choice_answer(std::string_view text) {
+  const auto letter = choice_in(text);
+  return letter ? std::optional(std::string(1, *letter)) : std::nullopt;
+}
+
+std::optional<std::string> math_answer(std::string_view text) {
+  const auto formula = formula_in(text);
+  if (!formula) return {};
+  if (const auto value = math_value(right_side(*formula))) return fmt::format("{:.9g}", *value);
+  return normalise_math(right_side(*formula));
 }
 
 struct Verifier {
   std::string_view name;
   void (*check)(std::string_view answer);
   bool (*accepts)(std::string_view answer, std::string_view text);
+  std::optional<std::string> (*extract)(std::string_view text);  // may be null
 };
 
 constexpr std::array kVerifiers{
     Verifier{"exact", [](std::string_view) {},
-             [](std::string_view answer, std::string_view text) { return trimmed(text) == trimmed(answer); }},
+             [](std::string_view answer, std::string_view text) { return trimmed(text) == trimmed(answer); },
+             &exact_answer},
     Verifier{"numeric",
              [](std::string_view answer) {
                core::check(number_of_answer(answer).has_value(), "the answer '{}' is no number", answer);
              },
-             &is_numeric},
-    Verifier{
-        "choice",
-        [](std::string_view answer) {
-          core::check(letter_of_answer(answer).has_value(), "the answer '{}' is no single letter", answer);
-        },
-        [](std::string_view answer, std::string_view text) { return choice_in(text) == letter_of_answer(answer); }},
+             &is_numeric, &numeric_answer},
+    Verifier{"choice",
+             [](std::string_view answer) {
+               core::check(letter_of_answer(answer).has_value(), "the answer '{}' is no single letter", answer);
+             },
+             [](std::string_view answer, std::string_view text) { return choice_in(text) == letter_of_answer(answer); },
+             &choice_answer},
     Verifier{"math",
              [](std::string_view answer) {
                core::check(!normalise_math(answer).empty(), "the answer '{}' is no expression", answer);
              },
-             &is_math},
+             &is_math, &math_answer},
     Verifier{"regex", [](std::string_view answer) { Regex{answer}; },
-             [](std::string_view answer, std::string_view text) { return Regex(answer).first(text).has_value(); }},
+             [](std::string_view answer, std::string_view text) { return Regex(answer).first(text).has_value(); },
+             nullptr},
+    Verifier{"program",
+             [](std::string_view answer) { core::check(!trimmed(answer).empty(), "the answer names no command"); },
+             [](std::string_view answer, std::string_view text) {
+               const auto result = core::run_in_sandbox(std::string(answer), text);
+               // Most likely a mistake in the task; but a program that runs the answer as code may end so too.
+               if (result.exit_code == 127) core::log::warn("'{}' ended like a command that was not found", answer);
+               return result.exit_code == 0;
+             },
+             nullptr},
 };
 
 const Verifier& find_verifier(std::string_view name) {
@@ -137,6 +180,16 @@ const Verifier& find_verifier(std::string_view name) {
 
 void check_verifier(std::string_view verifier, std::string_view answer) {
   find_verifier(verifier).check(answer);
+}
+
+std::optional<std::string> extract_answer(std::string_view verifier, std::string_view completion) {
+  const Verifier& chosen = find_verifier(verifier);
+  const auto text = without_thoughts(completion);
+  return text && chosen.extract ? chosen.extract(*text) : std::nullopt;
+}
+
+bool compares_answers(std::string_view verifier) {
+  return find_verifier(verifier).extract != nullptr;
 }
 
 Verdict verify(std::string_view verifier, std::string_view answer, std::string_view completion) {

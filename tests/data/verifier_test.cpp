@@ -6,6 +6,7 @@
 #include <chrono>
 #include <string>
 
+#include "core/sandbox.h"
 #include "data/math_answer.h"
 #include "tests/data/expect_error.h"
 
@@ -103,6 +104,31 @@ TEST(Verifier, RegexGivesUpOnPatternsThatTakeForever) {
   EXPECT_FALSE(correct("regex", "^(a|aa|aaa)+$", std::string(5000, 'a') + "b"));
   EXPECT_FALSE(correct("regex", "^(([a-z])+.)+[A-Z]([a-z])+$", std::string(5000, 'a')));
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+}
+
+TEST(Verifier, ProgramsJudgeByTheirExitCode) {
+  try {
+    core::run_in_sandbox("true", "");
+  } catch (const core::Error& error) {
+    GTEST_SKIP() << "not permitted here: " << error.what();
+  }
+  EXPECT_EQ(verify("program", "grep -q 42", "<think>41</think>It is 42."), Verdict::kCorrect);
+  EXPECT_EQ(verify("program", "grep -q 41", "<think>41</think>It is 42."), Verdict::kIncorrect);
+  EXPECT_EQ(verify("program", "kill -9 $$; exit 3", "x"), Verdict::kIncorrect);
+  EXPECT_EQ(verify("program", "no-such-command-here", "x"), Verdict::kIncorrect);
+  EXPECT_THAT(error_of([] { check_verifier("program", " "); }), HasSubstr("names no command"));
+}
+
+TEST(Verifier, ExtractsAnswersThatCanBeCounted) {
+  EXPECT_EQ(extract_answer("numeric", "so 1,200.0"), extract_answer("numeric", "It is \\boxed{1200}"));
+  EXPECT_EQ(extract_answer("math", "x = \\frac{1}{2}, so the answer is $\\frac{1}{2}$"),
+            extract_answer("math", "\\boxed{0.5}"));
+  EXPECT_NE(extract_answer("math", "\\boxed{x+1}"), extract_answer("math", "\\boxed{x+2}"));
+  EXPECT_EQ(extract_answer("choice", "The answer is (b)."), "B");
+  EXPECT_EQ(extract_answer("exact", " yes\n"), "yes");
+  EXPECT_EQ(extract_answer("numeric", "none"), std::nullopt);
+  EXPECT_EQ(extract_answer("numeric", "<think>5"), std::nullopt);
+  EXPECT_EQ(extract_answer("regex", "5"), std::nullopt);
 }
 
 TEST(Verifier, NamesTheOnesThereAre) {

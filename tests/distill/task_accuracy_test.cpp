@@ -32,10 +32,35 @@ TEST_F(TaskAccuracyTest, CountsWhatTheVerifiersCallCorrect) {
       "{\"id\": \"b\", \"prompt\": \"two\", \"answer\": \"(?!)\", \"verifier\": \"regex\"}\n"
       "{\"id\": \"c\", \"prompt\": \"three\", \"answer\": \"^\", \"verifier\": \"regex\"}\n");
   const TaskAccuracy result = measure_task(model_, task, {.max_new_tokens = 4, .batch = 2}, nullptr);
-  EXPECT_EQ(result.prompts, 3u);
-  EXPECT_THAT(result.verdicts, testing::ElementsAre(true, false, true));
-  EXPECT_DOUBLE_EQ(result.accuracy(), 2.0 / 3);
+  EXPECT_THAT(result.correct, testing::ElementsAre(1, 0, 1));
+  EXPECT_DOUBLE_EQ(result.pass(1), 2.0 / 3);
   EXPECT_EQ(result.to_json()["correct"], 2);
+  EXPECT_EQ(result.votes, 0);
+}
+
+TEST_F(TaskAccuracyTest, CountsSeveralAnswersToAPrompt) {
+  const auto task = prompts(
+      "{\"id\": \"a\", \"prompt\": \"one\", \"answer\": \"^\", \"verifier\": \"regex\"}\n"
+      "{\"id\": \"b\", \"prompt\": \"two\", \"answer\": \"no such answer\", \"verifier\": \"exact\"}\n");
+  const TaskAccuracy result =
+      measure_task(model_, task, {.max_new_tokens = 4, .batch = 3, .samples = 5, .temperature = 1}, nullptr);
+  EXPECT_THAT(result.correct, testing::ElementsAre(5, 0));
+  EXPECT_EQ(result.answers(), 10);
+  EXPECT_EQ(result.votes, 1);
+  EXPECT_EQ(result.correct_votes, 0);
+  const auto json = result.to_json();
+  EXPECT_EQ(json["pass"].size(), 4);
+  EXPECT_DOUBLE_EQ(json["pass"]["5"], 0.5);
+  EXPECT_EQ(json["majority"], 0);
+}
+
+TEST(TaskAccuracyTotals, EstimateHowOftenSeveralAnswersHoldACorrectOne) {
+  TaskAccuracy result;
+  result.samples = 4;
+  result.correct = {1, 4, 0};
+  EXPECT_DOUBLE_EQ(result.pass(1), (0.25 + 1 + 0) / 3);
+  EXPECT_DOUBLE_EQ(result.pass(2), (0.5 + 1 + 0) / 3);  // 1 - (3 choose 2) / (4 choose 2)
+  EXPECT_DOUBLE_EQ(result.pass(4), 2.0 / 3);
 }
 
 TEST_F(TaskAccuracyTest, NamesThePromptThatCannotBeChecked) {

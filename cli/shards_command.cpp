@@ -7,11 +7,16 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "data/model_files.h"
+#include "data/text_measures.h"
+#include "data/tokenizer.h"
 #include "data/trace_copy.h"
 #include "data/trace_export.h"
 #include "data/trace_reader.h"
+#include "data/trace_report.h"
 #include "data/trace_shard.h"
 #include "data/trace_statistics.h"
 
@@ -54,6 +59,12 @@ void print_statistics(const std::string& path, bool json) {
              bytes["tokens"].get<double>(), bytes["overhead"].get<double>());
   fmt::print("ids per token      {:.2f}\nmass not covered   {:.4f}\n", statistics["ids_per_token"].get<double>(),
              statistics["uncovered"].get<double>());
+  const auto& fidelity = statistics["fidelity"];
+  if (fidelity.is_null()) return;
+  fmt::print("gradient           {:.2f} degrees from that of whole distributions, {:.3f} times its norm\n",
+             fidelity["gradient_angle_deg"].get<double>(), fidelity["gradient_norm_ratio"].get<double>());
+  fmt::print("tail mass          {:.4f}\nKL(stored || full) {:.4f}\ncalibration error  {:.4f}\n",
+             fidelity["tail_mass"].get<double>(), fidelity["kl"].get<double>(), fidelity["ece"].get<double>());
 }
 
 void verify_shards(const std::string& path) {
@@ -62,26 +73,56 @@ void verify_shards(const std::string& path) {
   fmt::print("{} documents in {} shards are intact\n", reader.size(), reader.shards().size());
 }
 
+constexpr int kManySets = 1 << 20;
+
 struct CopyOptions {
   std::vector<std::filesystem::path> sources;
   std::filesystem::path out;
   uint64_t documents = UINT64_MAX;
   std::string verdict, finish_reason;
   int64_t min_tokens = 0, max_tokens = INT64_MAX;
+  double max_repetition = 1;
+  bool unique = false;
+  uint64_t per_prompt = UINT64_MAX;
+  std::string script;
+  double script_share = 0.9;
+  std::filesystem::path tokenizer_path;
+  std::shared_ptr<const data::Tokenizer> tokenizer{};  // to read texts in a script
 
   bool wants(const data::TraceDocument& document) const {
     return (verdict.empty() || verdict == to_string(document.verdict)) &&
            (finish_reason.empty() || finish_reason == to_string(document.finish_reason)) &&
-           document.completion_length() >= min_tokens && document.completion_length() <= max_tokens;
+           document.completion_length() >= min_tokens && document.completion_length() <= max_tokens &&
+           data::repetition(document.completion()) <= max_repetition && is_in_script(document);
+  }
+  bool is_in_script(const data::TraceDocument& document) const {
+    return !tokenizer || data::script_share(tokenizer->decode(document.completion(), true), script) >= script_share;
   }
 };
 
 void copy(const CopyOptions& options) {
   const auto summary = data::copy_traces(options.sources, options.out,
                                          {.documents_per_shard = options.documents,
-                                          .wanted = [&](const auto& document) { return options.wants(document); }});
+                                          .wanted = [&](const auto& document) { return options.wants(document); },
+                                          .unique = options.unique,
+                                          .per_prompt = options.per_prompt});
   const std::string rest = summary.left_out > 0 ? fmt::format(", {} left out", summary.left_out) : "";
   fmt::print("{} documents in {}{}\n", summary.copied, options.out.string(), rest);
+}
+
+// The same for traces that are left out for what their text is.
+void filter_traces(CopyOptions& options) {
+  if (options.script.empty() != options.tokenizer_path.empty()) {
+    core::fail_usage("--script and --tokenizer need each other: texts are read with the traces' tokenizer");
+  }
+  if (!options.script.empty()) {
+    data::script_share("", options.script);
+    options.tokenizer = data::ModelFiles::open(options.tokenizer_path).tokenizer();
+    for (const auto& source : options.sources) {
+      data::TraceReader::open(source).require(options.tokenizer->fingerprint(), INT64_MAX);
+    }
+  }
+  copy(options);
 }
 
 void repair(const CopyOptions& options) {
@@ -101,10 +142,9 @@ void add_copy_commands(CLI::App& shards) {
     command->add_option("--out", options->out, "Directory of the new set")->required();
     return command;
   };
-  constexpr int kMany = 1 << 20;
   add("merge",
       "Example: distill shards merge run-1/ run-2/ --out traces/\n\nPuts several sets into one, with common tables.",
-      kMany)
+      kManySets)
       ->callback([options] { copy(*options); });
   CLI::App* split = add("split",
                         "Example: distill shards split traces/ --documents 1000 --out parts/\n\nMakes shards of as "
@@ -112,17 +152,32 @@ void add_copy_commands(CLI::App& shards) {
                         1);
   split->add_option("--documents", options->documents, "Documents per shard")->required()->check(CLI::PositiveNumber);
   split->callback([options] { copy(*options); });
-  CLI::App* filter = add("filter",
-                         "Example: distill shards filter traces/ --verdict correct --finish-reason stop --out "
-                         "good/\n\nCopies the documents that meet all conditions.",
-                         kMany);
+  CLI::App* filter =
+      add("filter",
+          "Example: distill shards filter traces/ --verdict correct --unique --per-prompt 2 --out good/\n\nCopies the "
+          "documents that meet all conditions: with these, what rejection sampling keeps of several "
+          "answers to each prompt.",
+          kManySets);
   filter->add_option("--verdict", options->verdict, "What the verifier said")
       ->check(CLI::IsMember({"correct", "incorrect", "unchecked"}));
   filter->add_option("--finish-reason", options->finish_reason, "How the completion ended")
       ->check(CLI::IsMember({"stop", "length"}));
   filter->add_option("--min-tokens", options->min_tokens, "Shortest completion");
   filter->add_option("--max-tokens", options->max_tokens, "Longest completion");
-  filter->callback([options] { copy(*options); });
+  filter
+      ->add_option("--max-repetition", options->max_repetition,
+                   "Most of a completion's runs of four tokens that may have occurred before in it, 0 to 1")
+      ->check(CLI::Range(0.0, 1.0));
+  filter->add_option("--script", options->script,
+                     "Script that nearly all letters must be in: Latin, Han, Cyrillic, ...; needs --tokenizer");
+  filter->add_option("--script-share", options->script_share, "How many of them")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  filter->add_option("--tokenizer", options->tokenizer_path, "Model with the traces' tokenizer");
+  filter->add_flag("--unique", options->unique, "Of equal completions of a prompt only one");
+  filter->add_option("--per-prompt", options->per_prompt, "Most completions of a prompt; the shortest are taken")
+      ->check(CLI::PositiveNumber);
+  filter->callback([options] { filter_traces(*options); });
   add("repair",
       "Example: distill shards repair damaged/ --out traces/\n\nCopies every document whose checksum matches out of "
       "damaged or cut shards, and names the others.",
@@ -167,6 +222,18 @@ void add_shards_command(CLI::App& app) {
   exported->callback([=] {
     const auto reader = data::TraceReader::open(*path);
     out->ends_with(".safetensors") ? data::export_safetensors(reader, *out) : data::export_traces(reader, *out);
+  });
+
+  const auto sets = std::make_shared<std::vector<std::filesystem::path>>();
+  CLI::App* report =
+      shards->add_subcommand("report",
+                             "Example: distill shards report traces/ other/ --out report.html\n\nWrites a page that "
+                             "shows what sets hold, cost and lose, side by side.");
+  report->add_option("traces", *sets, "Directories of shards or single shards")->required()->expected(1, kManySets);
+  report->add_option("--out", *out, "HTML file to write")->required();
+  report->callback([=] {
+    data::report_traces(*sets).write(*out);
+    fmt::print("{}\n", *out);
   });
 
   add_copy_commands(*shards);

@@ -1,9 +1,12 @@
 #include "data/trace_copy.h"
 
+#include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
 
 #include "core/error.h"
+#include "core/philox.h"
 #include "data/trace_reader.h"
 #include "data/trace_shard.h"
 #include "data/trace_writer.h"
@@ -16,6 +19,39 @@ void check_mixes(const TraceProvenance& first, const TraceProvenance& other, con
   if (const std::string difference = first.difference(other); !difference.empty()) {
     core::fail("{}: made with other settings than what is copied before it: {}", where.string(), difference);
   }
+}
+
+// The keys of the documents to copy.
+std::set<TraceKey> choose(const std::vector<TraceReader>& readers, const TraceCopyOptions& options) {
+  struct Candidate {
+    int32_t length;
+    uint32_t sample;
+    uint64_t completion;  // hash
+  };
+  std::map<std::string, std::vector<Candidate>> by_prompt;
+  for (const TraceReader& reader : readers) {
+    for (size_t i = 0; i < reader.size(); ++i) {
+      const TraceDocument document = reader.read_document(i);
+      if (options.wanted && !options.wanted(document)) continue;
+      const auto bytes = std::as_bytes(document.completion());
+      const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      by_prompt[document.key.prompt_id].push_back(
+          {document.completion_length(), document.key.sample, core::stream_id(text, 0)});
+    }
+  }
+  std::set<TraceKey> chosen;
+  for (auto& [prompt, candidates] : by_prompt) {
+    std::ranges::sort(candidates, {}, [](const Candidate& one) { return std::pair(one.length, one.sample); });
+    std::set<uint64_t> seen;
+    uint64_t count = 0;
+    for (const Candidate& candidate : candidates) {
+      if (count == options.per_prompt) break;
+      if (options.unique && !seen.insert(candidate.completion).second) continue;
+      chosen.insert({prompt, candidate.sample});
+      ++count;
+    }
+  }
+  return chosen;
 }
 
 }  // namespace
@@ -38,19 +74,20 @@ TraceCopySummary copy_traces(std::span<const std::filesystem::path> sources, con
   }
   TraceWriter writer(directory, readers.front().provenance(), writing);
   TraceCopySummary summary;
+  const bool all = !options.wanted && !options.unique && options.per_prompt == UINT64_MAX;
+  const std::set<TraceKey> chosen = all ? std::set<TraceKey>() : choose(readers, options);
   std::set<TraceKey> seen;
   for (size_t s = 0; s < readers.size(); ++s) {
     for (size_t i = 0; i < readers[s].size(); ++i) {
-      Trace trace = readers[s].read(i);
-      const TraceKey& key = trace.document.key;
+      const TraceKey key = readers[s].key(i);
       core::check(seen.insert(key).second, "{}: prompt '{}' sample {} is in what is copied before it too",
                   sources[s].string(), key.prompt_id, key.sample);
-      if (options.wanted && !options.wanted(trace.document)) {
+      if (!all && !chosen.contains(key)) {
         ++summary.left_out;
         continue;
       }
       ++summary.copied;
-      if (!writer.contains(key)) writer.append(trace);
+      if (!writer.contains(key)) writer.append(readers[s].read(i));
     }
   }
   core::check(writer.documents() == summary.copied, "{}: holds {} documents that are not copied; choose another folder",

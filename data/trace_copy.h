@@ -17,11 +17,14 @@ struct TraceCopyOptions {
   uint64_t documents_per_shard = UINT64_MAX;
   // Whether a document is copied; null copies all.
   std::function<bool(const TraceDocument&)> wanted{};
+  // Of the wanted ones with the same prompt: the first of those with the same completion only, and the shortest.
+  bool unique = false;
+  uint64_t per_prompt = UINT64_MAX;
 };
 
 struct TraceCopySummary {
   uint64_t copied = 0;              // documents now in the new set, those of an interrupted earlier run included
-  uint64_t left_out = 0;            // that were not wanted
+  uint64_t left_out = 0;            // that were not wanted or chosen
   std::vector<std::string> damage;  // of each document (or shard) that could not be read, when repairing
 };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -18,6 +20,7 @@ nlohmann::json measure_traces(const TraceReader& reader) {
   std::array<uint64_t, 2> finished{};
   std::array<uint64_t, 3> verdicts{};
   std::optional<Fidelity> fidelity;
+  std::map<uint64_t, uint64_t> lengths, id_counts;
   for (const auto& shard : reader.shards()) {
     total += static_cast<double>(shard->file_bytes());
     tokens += static_cast<double>(shard->bytes(trace_format::kTokens));
@@ -30,6 +33,8 @@ nlohmann::json measure_traces(const TraceReader& reader) {
       const Trace trace = shard->trace(i);
       sizes += shard->codec().sizes(trace, shard->payload(i));
       ids += static_cast<double>(trace.targets.ids.size());
+      ++lengths[std::bit_floor(static_cast<uint64_t>(trace.document.completion_length()))];
+      for (size_t j = 0; j < trace.targets.positions(); ++j) ++id_counts[trace.targets[j].ids.size()];
       for (const float mass : trace.targets.uncovered) uncovered += static_cast<double>(mass);
       ++finished[static_cast<size_t>(trace.document.finish_reason)];
       ++verdicts[static_cast<size_t>(trace.document.verdict)];
@@ -45,6 +50,8 @@ nlohmann::json measure_traces(const TraceReader& reader) {
           {"uncovered", uncovered / completion},
           {"finish_reasons", {{"stop", finished[0]}, {"length", finished[1]}}},
           {"verdicts", {{"unchecked", verdicts[0]}, {"correct", verdicts[1]}, {"incorrect", verdicts[2]}}},
+          {"lengths", nlohmann::json(std::vector(lengths.begin(), lengths.end()))},
+          {"id_counts", nlohmann::json(std::vector(id_counts.begin(), id_counts.end()))},
           {"fidelity", fidelity ? fidelity->to_json() : nlohmann::json()},
           {"bytes_per_token",
            {{"total", total / completion},

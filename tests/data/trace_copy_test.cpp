@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "core/text_file.h"
 #include "data/trace_export.h"
@@ -92,6 +93,31 @@ TEST_F(TraceCopyTest, CopiesOnlyWhatIsWanted) {
   const auto reader = TraceReader::open(good);
   EXPECT_EQ(reader.size(), summary.copied);
   for (size_t i = 0; i < reader.size(); ++i) EXPECT_TRUE(correct(reader.read_document(i)));
+}
+
+TEST_F(TraceCopyTest, PrefersTheShortestOfTheCompletionsOfAPrompt) {
+  std::vector<Trace> traces;
+  for (uint32_t sample = 0; sample < 6; ++sample) traces.push_back(sample_trace("prompt", sample, provenance_, 30));
+  // The same answer twice.
+  traces[5] = traces[4];
+  traces[5].document.key.sample = 5;
+  TraceWriter writer(folder_.path() / "set", provenance_);
+  for (const Trace& trace : traces) writer.append(trace);
+  writer.finish();
+  const auto lengths = [&](const TraceCopyOptions& options) {
+    std::filesystem::remove_all(folder_.path() / "chosen");
+    copy_traces(std::vector{folder_.path() / "set"}, folder_.path() / "chosen", options);
+    const auto reader = TraceReader::open(folder_.path() / "chosen");
+    std::multiset<int32_t> result;
+    for (size_t i = 0; i < reader.size(); ++i) result.insert(reader.lengths(i).completion);
+    return result;
+  };
+  std::multiset<int32_t> all;
+  for (const Trace& trace : traces) all.insert(trace.document.completion_length());
+  EXPECT_EQ(lengths({}), all);
+  all.erase(all.find(traces[5].document.completion_length()));
+  EXPECT_EQ(lengths({.unique = true}), all);
+  EXPECT_EQ(lengths({.unique = true, .per_prompt = 3}), std::multiset<int32_t>(all.begin(), std::next(all.begin(), 3)));
 }
 
 TEST_F(TraceCopyTest, RepairsAShardWithOneFlippedByteAnywhere) {

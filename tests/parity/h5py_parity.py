@@ -58,6 +58,12 @@ def main():
         statistics = json.loads(subprocess.run([distill, "shards", "stats", folder, "--json"], check=True, capture_output=True).stdout)
         size, tokens = sum(path.stat().st_size for path in folder.glob("*.h5")), sum(len(row["targets"]) for row in ours)
         assert statistics["documents"] == documents and statistics["tokens"] == tokens, statistics
+        measured = [shard.fidelity for shard in shards]
+        positions = sum(one["positions"] for one in measured)
+        assert positions == statistics["fidelity"]["positions"] == sum((len(row["targets"]) + 3) // 4 for row in ours)
+        for key in ("kl", "tail_mass", "gradient_angle_deg", "gradient_norm_ratio"):
+            mean = sum(one[key] * one["positions"] for one in measured) / positions
+            assert abs(mean - statistics["fidelity"][key]) < 1e-9, key
         parts = statistics["bytes_per_token"]
         assert abs(parts["total"] - size / tokens) < 1e-9 * size, parts
         assert abs(sum(parts.values()) - 2 * parts["total"]) < 1e-6, parts

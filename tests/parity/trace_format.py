@@ -137,8 +137,10 @@ class Shard:
             self.model = file["model"][:].tobytes()
             self.tokens = file["tokens"][:]
             self.payload = file["payload"][:].tobytes()
+            fidelity = file["fidelity"][:].tobytes()
             self.table = {name: column[:] for name, column in file["documents"].items()}
         self.size = len(self.table["sample"])
+        self.fidelity = json.loads(fidelity) if fidelity else None
         self.mode = self.provenance["targets"]["mode"]
         if self.codec["name"] == "sets":
             self.sets = SetModel(self.model, self.provenance["vocab_size"], self.codec["weight_bits"])
@@ -152,7 +154,7 @@ class Shard:
         assert version == 1
         assert crc32c(block[:12] + bytes(4) + block[16:]) == block_crc
         assert int(np.frombuffer(block, "<u8", 1, 16)[0]) == len(raw)
-        places = np.frombuffer(block, "<u8", 32, 32).reshape(16, 2)
+        places = np.frombuffer(block, "<u8", 34, 32).reshape(17, 2)
         (at, size), (payload_at, payload_size) = places[0].tolist(), places[1].tolist()
         assert raw[at : at + size] == self.tokens.tobytes()
         assert raw[payload_at : payload_at + payload_size] == self.payload

@@ -1,0 +1,17 @@
+// What can be said of an answer without understanding it, to leave out the degenerate ones.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace distill::data {
+
+// Share of the runs of four tokens that occurred before: near 0 in prose, near 1 in loops. 0 for less than five tokens.
+double repetition(std::span<const int32_t> tokens);
+
+// Share of the letters that belong to the script, by its name in the Unicode standard ("Latin", "Han", "Cyrillic",
+// ...). 1 for text without letters. Throws UsageError if there is no such script.
+double script_share(std::string_view text, std::string_view script);
+
+}  // namespace distill::data

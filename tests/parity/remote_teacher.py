@@ -48,6 +48,10 @@ def read(directory):
     return documents
 
 
+def most_probable(targets):
+    return dict(sorted(targets.items(), key=lambda item: (-item[1], item[0]))[:TOP])
+
+
 def byte_alphabet():
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
@@ -212,7 +216,7 @@ class Server:
         events = []
         for i, token in enumerate(shown):
             targets = answer["targets"][i]
-            top = dict(sorted(targets.items(), key=lambda item: (-item[1], item[0]))[:TOP])
+            top = most_probable(targets)
             choice = {"index": 0, "finish_reason": None}
             if chat or dialect == "llamacpp":
                 row = self.oracle.row(token, targets[token], dialect)
@@ -274,9 +278,11 @@ def compare(out, local, stop=None, ids=None):
         tokens = [t for i, t in enumerate(expected["tokens"]) if i < length or t != stop]
         check(document["tokens"] == tokens and document["finish_reason"] == expected["finish_reason"], f"{out}: {key}")
         for (got, weights, rest), (ids_, full, _) in zip(document["targets"], expected["targets"]):
-            check(list(got) == list(ids_[:TOP]), f"{out}: {key}: ids {got} instead of {ids_[:TOP]}")
-            worst = max(worst, *(abs(a - b) for a, b in zip(weights, full)), abs(rest - (1 - sum(full[:TOP]))))
-    check(worst <= 1e-6, f"{out}: weights differ by {worst:.1e}")
+            wanted = most_probable(dict(zip(ids_, full)))
+            check(list(got) == list(wanted), f"{out}: {key}: ids {got} instead of {list(wanted)}")
+            worst = max(worst, *(abs(a - wanted[i]) for i, a in zip(got, weights)), abs(rest - (1 - sum(wanted.values()))))
+    # Shards round shares to 9 bits (docs/targets.md).
+    check(worst <= 4e-3, f"{out}: weights differ by {worst:.1e}")
     return worst
 
 
@@ -361,13 +367,14 @@ def main():
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         check(process.wait() == 128 + signal.SIGINT, process.stderr.read())
-        kept = set(read("stopped"))
-        before = len(server.answered)
+        answered, server.answered = server.answered, []
         server.delay = 0.0
         run(server, "stopped")
-        check(set(server.answered[before:]) == set(local) - kept, "other answers than the missing ones were asked for")
+        # The last answer may have come too late to be kept.
+        missing = sorted(set(local) - set(answered)), sorted(set(local) - set(answered[:-1]))
+        check(sorted(server.answered) in missing, f"{answered} and then {server.answered}")
         compare("stopped", local)
-        print(f"stopped by a signal after {len(kept)} answers: the other {len(local) - len(kept)} asked for when run again")
+        print(f"stopped by a signal after {len(answered)} answers: {len(server.answered)} asked for when run again")
 
     spoils = [(set_id, "has id"), (set_bytes, "is none of the tokenizer's"), (drop_alternatives, "no \"top_logprobs\""),
               ("count", "tokens but sent the log-probabilities of")]  # fmt: skip

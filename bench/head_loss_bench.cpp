@@ -10,6 +10,7 @@
 #include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,10 @@
 
 namespace {
 
+using distill::kernels::Divergence;
 using distill::kernels::HeadLossTargets;
+
+constexpr const char* kKinds[] = {"forward KL", "reverse KL", "Jensen-Shannon"};
 
 // Bytes resident now, and the most since the last reset (Linux: proc(5), clear_refs).
 int64_t status_bytes(const std::string& key) {
@@ -56,21 +60,37 @@ struct Shape {
   int64_t vocab, size, tokens;
 };
 
-void compare(const Shape& shape, at::ScalarType dtype, int repetitions) {
+HeadLossTargets stored_targets(const Shape& shape) {
   constexpr int64_t kIds = 64;
+  const at::Tensor q = at::softmax(at::randn({shape.tokens, kIds}), -1) * 0.9;
+  const int64_t stride = shape.vocab / kIds;
+  return {.rows = at::arange(shape.tokens),
+          .labels = at::randint(shape.vocab, {shape.tokens}, at::kLong),
+          .offsets = at::arange(shape.tokens + 1) * kIds,
+          .ids = (at::arange(kIds) * stride + at::randint(stride, {shape.tokens, kIds}, at::kLong)).flatten(),
+          .weights = q.flatten(),
+          .uncovered = at::full({shape.tokens}, 0.1f)};
+}
+
+// A teacher as wide as the student.
+HeadLossTargets online_targets(const Shape& shape, at::ScalarType dtype) {
+  return {.rows = at::arange(shape.tokens),
+          .labels = at::randint(shape.vocab, {shape.tokens}, at::kLong),
+          .teacher_hidden = at::randn({shape.tokens, shape.size}).to(dtype),
+          .teacher_weight = (at::randn({shape.vocab, shape.size}) * 0.05).to(dtype)};
+}
+
+// Against stored targets, or, of a divergence that is named, against a teacher's logits.
+void compare(const Shape& shape, at::ScalarType dtype, int repetitions, std::optional<Divergence> online = {}) {
   at::manual_seed(0);
   const at::Tensor hidden = at::randn({shape.tokens, shape.size}).to(dtype).requires_grad_();
   const at::Tensor weight = (at::randn({shape.vocab, shape.size}) * 0.05).requires_grad_();
-  const at::Tensor q = at::softmax(at::randn({shape.tokens, kIds}), -1) * 0.9;
-  HeadLossTargets targets{.rows = at::arange(shape.tokens),
-                          .labels = at::randint(shape.vocab, {shape.tokens}, at::kLong),
-                          .offsets = at::arange(shape.tokens + 1) * kIds,
-                          .ids = at::empty({0}, at::kLong),
-                          .weights = q.flatten(),
-                          .uncovered = at::full({shape.tokens}, 0.1f)};
-  const int64_t stride = shape.vocab / kIds;
-  targets.ids = (at::arange(kIds) * stride + at::randint(stride, {shape.tokens, kIds}, at::kLong)).flatten();
-  const distill::kernels::HeadLossOptions options{.divergence = 0.9, .cross_entropy = 0.1};
+  const HeadLossTargets targets = online ? online_targets(shape, dtype) : stored_targets(shape);
+  const distill::kernels::HeadLossOptions options{.kind = online.value_or(Divergence::kForwardKl),
+                                                  .divergence = online ? 1.0 : 0.9,
+                                                  .cross_entropy = online ? 0.0 : 0.1};
+  const auto eager_loss =
+      online ? distill::kernels::reference::head_loss_eager_dense : distill::kernels::reference::head_loss_eager;
   const int64_t result_bytes = static_cast<int64_t>(hidden.nbytes() + weight.nbytes());
 
   Measurement fused;
@@ -89,7 +109,7 @@ void compare(const Shape& shape, at::ScalarType dtype, int repetitions) {
     });
     clear();
     measure(eager, result_bytes, [&] {
-      losses[1] = distill::kernels::reference::head_loss_eager(hidden, weight, targets, options, 1.0 / shape.tokens);
+      losses[1] = eager_loss(hidden, weight, targets, options, 1.0 / shape.tokens);
       losses[1].backward();
     });
     clear();
@@ -98,14 +118,17 @@ void compare(const Shape& shape, at::ScalarType dtype, int repetitions) {
   }
   const double full_bytes = 4.0 * shape.vocab * shape.tokens;
   const char* name = dtype == at::kBFloat16 ? "bf16" : "fp32";
-  fmt::print("{:>7} {:>5} {:>6} {}  {:8.3f} s {:8.3f} s {:6.2f} x   {:8.1f} MB {:8.1f} MB  {:5.1f} %   {:.1e}\n",
-             shape.vocab, shape.size, shape.tokens, name, fused.seconds, eager.seconds, eager.seconds / fused.seconds,
-             fused.extra_bytes / 1e6, eager.extra_bytes / 1e6, 100 * fused.extra_bytes / full_bytes, difference);
+  const std::string kind = online ? kKinds[static_cast<size_t>(*online)] : "stored";
+  fmt::print("{:>7} {:>5} {:>6} {} {:<14} {:8.3f} s {:8.3f} s {:6.2f} x   {:8.1f} MB {:8.1f} MB  {:5.1f} %   {:.1e}\n",
+             shape.vocab, shape.size, shape.tokens, name, kind, fused.seconds, eager.seconds,
+             eager.seconds / fused.seconds, fused.extra_bytes / 1e6, eager.extra_bytes / 1e6,
+             100 * fused.extra_bytes / full_bytes, difference);
   fmt::print("{}\n", nlohmann::json({{"bench", "head_loss"},
                                      {"vocab", shape.vocab},
                                      {"hidden", shape.size},
                                      {"tokens", shape.tokens},
                                      {"dtype", name},
+                                     {"targets", kind},
                                      {"threads", at::get_num_threads()},
                                      {"clock", cpu_clock ? "cpu" : "wall"},
                                      {"fused_seconds", fused.seconds},
@@ -124,10 +147,14 @@ int main(int argc, char** argv) {
   cpu_clock = has("--cpu-clock");
   distill::kernels::set_num_threads(cpu_clock ? 1 : 0);
   fmt::print(
-      "  vocab  size tokens dtype  fused      eager      faster     fused extra  eager extra  of logits  loss "
+      "  vocab  size tokens dtype targets         fused      eager      faster     fused extra  eager extra  of logits "
+      " loss "
       "differs\n");
   compare({49152, 384, 4096}, at::kBFloat16, 3);
   compare({49152, 384, 2048}, at::kFloat, 2);
   if (has("--quick")) return 0;
   compare({151936, 1024, 2048}, at::kBFloat16, 2);
+  for (const auto kind : {Divergence::kForwardKl, Divergence::kReverseKl, Divergence::kJensenShannon}) {
+    compare({151936, 1024, 2048}, at::kBFloat16, 1, kind);
+  }
 }

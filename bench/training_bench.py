@@ -3,7 +3,7 @@
 student, initial weights, tokens per step and precision (bf16 products, fp32 weights, AdamW), one after the other on the
 same machine and threads. Prints a table with the ratios and, last, one JSON line.
 
-    bench/training_bench.py [--threads 2] [--tokens 4096] [--micro-tokens 4096] [--steps 4] [--cpu-clock]
+    bench/training_bench.py [--threads 2] [--tokens 4096] [--micro-tokens 4096] [--steps 4] [--ranks 1] [--cpu-clock]
 
 The peer pads each batch to its longest document, runs the model under autocast, takes the softmax of all logits and
 gathers the stored ids, as trainers on stored top-k targets do. Speed is that of the steps after the first ones: the
@@ -13,6 +13,7 @@ not count. --cpu-clock measures processor time on one thread, for machines that 
 Needs `scripts/setup.sh --parity --model` and the target distill."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -90,15 +91,23 @@ def measure_ours(options, steps):
               "schedule": {"shape": "constant", "warmup_steps": 0}}  # fmt: skip
     pathlib.Path("recipe.json").write_text(json.dumps(recipe))
     _, seconds, memory = distill(options, "train", "--data", "traces", "--student", "student", "--out", "run", "--recipe",
-                                 "recipe.json")  # fmt: skip
+                                 "recipe.json", "--nproc", options.ranks)  # fmt: skip
     lines = [json.loads(line) for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()]
     return dict(seconds=seconds, memory=memory, tokens=lines[-1]["tokens"], loss=lines[-1]["loss"])
 
 
 def measure_peer(options, steps):
     command = [sys.executable, __file__, "--as-peer", "--steps", steps, "--tokens", options.tokens, "--micro-tokens",
-               options.micro_tokens, "--threads", options.threads]  # fmt: skip
+               options.micro_tokens, "--threads", options.threads, "--ranks", options.ranks]  # fmt: skip
+    # The ranks but the first, which is measured, begin beside it and wait to meet it.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "WORLD_SIZE": str(options.ranks),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}  # fmt: skip
+    others = [subprocess.Popen([str(word) for word in command], env={**environment, "RANK": str(rank)},
+                               stdout=subprocess.DEVNULL) for rank in range(1, options.ranks)]  # fmt: skip
+    os.environ.update({**environment, "RANK": "0"})
     output, seconds, memory = run(command, options)
+    if any(other.wait() != 0 for other in others):
+        sys.exit("a rank of the peer failed")
     return dict(json.loads(output.splitlines()[-1]), seconds=seconds, memory=memory)
 
 
@@ -112,10 +121,14 @@ def run_peer(options):
     model.train()
     groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
               {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}]  # fmt: skip
+    rank = int(os.environ["RANK"]) if options.ranks > 1 else 0
+    if options.ranks > 1:
+        torch.distributed.init_process_group("gloo")
+        model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
     documents = [json.loads(line) for line in open("traces.jsonl")]
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0)).tolist()
-    position = 0
+    position = len(documents) * rank // options.ranks
 
     def next_batch(limit):
         nonlocal position
@@ -156,19 +169,21 @@ def run_peer(options):
     for _ in range(options.steps):
         tokens, targets, total = 0, 0, 0.0
         batches = []
-        while tokens < options.tokens * 7 // 8:
-            batch, count = next_batch(min(options.micro_tokens, options.tokens))
+        share = options.tokens // options.ranks
+        while tokens < share * 7 // 8:
+            batch, count = next_batch(min(options.micro_tokens, share))
             batches.append(batch)
             tokens += count
-        for batch in batches:
-            loss, count = loss_of(batch)
-            (loss / sum(len(d["targets"]) for b in batches for d in b)).backward()
+        for i, batch in enumerate(batches):
+            with model.no_sync() if options.ranks > 1 and i + 1 < len(batches) else contextlib.nullcontext():
+                loss, count = loss_of(batch)
+                (loss / sum(len(d["targets"]) for b in batches for d in b)).backward()
             total += loss.item()
             targets += count
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        tokens_done += tokens
+        tokens_done += tokens * options.ranks
     print(json.dumps(dict(tokens=tokens_done, loss=total / targets)))
 
 
@@ -180,6 +195,7 @@ def main():
     parser.add_argument("--steps", type=int, default=4, help="measured steps")
     parser.add_argument("--targets", type=int, default=64, help="tokens kept of each distribution")
     parser.add_argument("--documents", type=int, default=48)
+    parser.add_argument("--ranks", type=int, default=1, help="processes with --threads each, for both")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
     parser.add_argument("--cpu-clock", action="store_true", help="measure processor time on one thread")
     parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)

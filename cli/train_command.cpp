@@ -4,6 +4,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,7 +17,9 @@
 #include "core/local_ranks.h"
 #include "core/progress.h"
 #include "core/rank_environment.h"
+#include "data/model_files.h"
 #include "data/trace_reader.h"
+#include "distill/load_model.h"
 #include "distill/recipe.h"
 #include "distill/student_setup.h"
 #include "distill/trainer.h"
@@ -37,6 +40,8 @@ struct Options {
   std::optional<int64_t> micro_batch_tokens;
   std::optional<std::string> dtype;
   int processes = 1;
+  std::vector<std::filesystem::path> online;
+  std::vector<double> online_weights;
   bool hard_labels = false;
   bool json = false;
 };
@@ -63,15 +68,44 @@ void print(const TrainingSummary& summary, const Options& options) {
   const auto line = [](const char* name, const std::string& value) { std::printf("%-11s %s\n", name, value.c_str()); };
   line("steps", summary.resumed_from > 0 ? fmt::format("{}, continued from {}", summary.steps, summary.resumed_from)
                                          : fmt::format("{}", summary.steps));
-  line("tokens", fmt::format("{} in all, {:.0f} tokens/s, {:.1f} % of the time waiting for data",
+  line("tokens", fmt::format("{} in all, {:.0f} tokens/s, {:.1f} % of the time waiting for data, {:.1f} % of the room "
+                             "in batches used",
                              core::format_count(static_cast<double>(summary.tokens)), summary.tokens_per_second,
-                             100 * summary.loader_wait_share));
+                             100 * summary.loader_wait_share, 100 * summary.packing_share));
+  if (summary.skipped > 0) {
+    line("guard",
+         fmt::format("{} steps skipped, {} times back to the last checkpoint", summary.skipped, summary.rollbacks));
+  }
+  if (summary.stopped_early) line("ended", "early, since the held-out loss no longer improved");
   if (summary.validation) {
     line("held out", fmt::format("loss {:.4f}, KL {:.4f}, perplexity {:.3f}, agreement {:.1f} %",
                                  summary.validation->loss(), summary.validation->divergence(),
                                  summary.validation->perplexity(), 100 * summary.validation->agreement()));
   }
   line("checkpoint", summary.checkpoint.string());
+  if (!summary.report.empty()) line("report", summary.report.string());
+}
+
+// The models that score the tokens during training, checked against the traces' tokenizer and the student.
+std::vector<OnlineTeacher> load_teachers(const Options& options, const data::TraceReader& traces,
+                                         const nn::CausalLM& student, c10::ScalarType compute) {
+  if (!options.online_weights.empty() && options.online_weights.size() != options.online.size()) {
+    core::fail_usage("--online-weights: {} for {} teachers", options.online_weights.size(), options.online.size());
+  }
+  const double sum = std::accumulate(options.online_weights.begin(), options.online_weights.end(), 0.0);
+  std::vector<OnlineTeacher> teachers;
+  for (size_t i = 0; i < options.online.size(); ++i) {
+    const auto files = data::ModelFiles::open(options.online[i]);
+    core::with_context(options.online[i].string(),
+                       [&] { traces.require(files.tokenizer()->fingerprint(), traces.provenance().vocab_size); });
+    const double equal = 1.0 / static_cast<double>(options.online.size());
+    teachers.push_back({.model = load_model(files, {.compute = compute}),
+                        .weight = sum > 0 ? options.online_weights[i] / sum : equal});
+    core::check(teachers.back().model->shape().vocab_size <= student.shape().vocab_size,
+                "{}: the teacher's vocabulary of {} is larger than the student's of {}", options.online[i].string(),
+                teachers.back().model->shape().vocab_size, student.shape().vocab_size);
+  }
+  return teachers;
 }
 
 // This very command once for each rank, where the environment then says that it is one.
@@ -91,12 +125,15 @@ void train_as_rank(Options& options, nn::RankGroup* ranks) {
   const Recipe recipe = make_recipe(options);
   const auto traces = std::make_shared<const data::TraceReader>(data::TraceReader::open(options.data));
   options.student.seed = recipe.seed;
-  Student student = make_student(options.student, *traces, recipe.compute);
+  Student student = make_student(options.student, *traces, recipe.compute, recipe.recompute_activations);
   const TrainingSummary summary = train({.student = *student.model,
                                          .package = std::move(student.package),
                                          .traces = traces,
                                          .run = options.out,
                                          .recipe = recipe,
+                                         .teachers = load_teachers(options, *traces, *student.model, recipe.compute),
+                                         .tokenizer = student.tokenizer,
+                                         .stop_tokens = student.stop_tokens,
                                          .ranks = ranks});
   if (ranks != nullptr && ranks->rank() != 0) return;
   print(summary, options);
@@ -153,6 +190,10 @@ void add_train_command(CLI::App& app) {
       ->check(CLI::Range(1, 1024));
   command->add_option("--teacher", options->student.teacher,
                       "Where the teacher is now, for its tokenizer; the traces say where it was");
+  command->add_option("--online", options->online,
+                      "Teachers that score the tokens during training, instead of the traces' stored distributions");
+  command->add_option("--online-weights", options->online_weights, "Of the teachers' divergences; equal by default")
+      ->check(positive());
   command->add_flag("--init-from-teacher", options->student.initialise_from_teacher,
                     "Begin a new student as a piece of the teacher");
   command->add_flag("--json", options->json, "Print the summary as one JSON object");

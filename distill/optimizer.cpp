@@ -49,7 +49,8 @@ Optimizer::Optimizer(const data::NamedTensors& parameters, const OptimizerOption
     ParameterGroup group;
     for (size_t i = 0; i < options.groups.size(); ++i) {
       if (::fnmatch(options.groups[i].pattern.c_str(), name.c_str(), 0) != 0) continue;
-      if (matches[i]++ >= 0 && group.pattern.empty()) group = options.groups[i];
+      ++matches[i];
+      if (group.pattern.empty()) group = options.groups[i];
     }
     parameter.set_requires_grad(!group.frozen);
     if (group.frozen) continue;

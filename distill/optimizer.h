@@ -90,10 +90,10 @@ class Optimizer {
     bool muon = false;
     double learning_rate = 1.0;
     double weight_decay = 0.0;
-    int owner = 0;               // the rank that updates it
+    int owner = 0;                 // the rank that updates it
     at::Tensor first{}, second{};  // moments, or Muon's momentum; undefined where another rank owns the parameter
-    at::Tensor steps{};          // fp32 scalar, as the fused kernel wants it; of AdamW, in every rank
-    at::Tensor average{};        // or undefined
+    at::Tensor steps{};            // fp32 scalar, as the fused kernel wants it; of AdamW, in every rank
+    at::Tensor average{};          // or undefined
   };
   struct StateTensor {
     std::string name;

@@ -39,8 +39,10 @@ bool has_tokenizer(const data::ModelFiles& files) {
 Student new_student(const StudentSource& source, const data::TraceReader& traces, const nn::ModelOptions& options) {
   const data::ModelFiles teacher = open_teacher(source, traces);
   const auto config = student::parse_dense_config(core::read_json_file(source.student), source.student.string());
-  traces.require(teacher.tokenizer()->fingerprint(), config.vocab_size);
   Student student;
+  student.tokenizer = teacher.tokenizer();
+  student.stop_tokens = teacher.eos_token_ids();
+  traces.require(student.tokenizer->fingerprint(), config.vocab_size);
   student.package.config = student::dense_config_to_json(config);
   student.model = student::make_dense_model(student.package.config, options, source.seed);
   if (source.initialise_from_teacher) {
@@ -59,10 +61,11 @@ Student student_from_model(const StudentSource& source, const data::TraceReader&
                      source.student.string());
   }
   const data::ModelFiles tokenizer_source = has_tokenizer(files) ? files : open_teacher(source, traces);
-  const auto tokenizer = tokenizer_source.tokenizer();
   Student student;
+  student.tokenizer = tokenizer_source.tokenizer();
+  student.stop_tokens = tokenizer_source.eos_token_ids();
   student.model = load_model(files, options);
-  traces.require(tokenizer->fingerprint(), student.model->shape().vocab_size);
+  traces.require(student.tokenizer->fingerprint(), student.model->shape().vocab_size);
   student.package.config = files.config();
   student.package.files = tokenizer_files(tokenizer_source);
   return student;
@@ -70,8 +73,9 @@ Student student_from_model(const StudentSource& source, const data::TraceReader&
 
 }  // namespace
 
-Student make_student(const StudentSource& source, const data::TraceReader& traces, at::ScalarType compute) {
-  const nn::ModelOptions options{.compute = compute, .trainable = true};
+Student make_student(const StudentSource& source, const data::TraceReader& traces, at::ScalarType compute,
+                     bool recompute_activations) {
+  const nn::ModelOptions options{.compute = compute, .trainable = true, .recompute = recompute_activations};
   const bool is_config = fs::is_regular_file(source.student) && source.student.extension() == ".json";
   Student student = is_config ? new_student(source, traces, options) : student_from_model(source, traces, options);
   student.package.config.erase("dtype");

@@ -4,7 +4,9 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <vector>
 
+#include "data/tokenizer.h"
 #include "data/trace_reader.h"
 #include "distill/model_package.h"
 #include "nn/causal_lm.h"
@@ -24,10 +26,13 @@ struct StudentSource {
 struct Student {
   std::unique_ptr<nn::CausalLM> model;
   ModelPackage package;
+  std::shared_ptr<const data::Tokenizer> tokenizer;
+  std::vector<int32_t> stop_tokens;  // that end an answer
 };
 
 // Throws Error naming the file, key or fingerprints if a part is missing or damaged, if the tokenizer is not the one
 // the traces were made with, or the student's vocabulary is smaller than the teacher's.
-Student make_student(const StudentSource& source, const data::TraceReader& traces, at::ScalarType compute);
+Student make_student(const StudentSource& source, const data::TraceReader& traces, at::ScalarType compute,
+                     bool recompute_activations = false);
 
 }  // namespace distill

@@ -15,6 +15,7 @@
 #include "distill/checkpoint.h"
 #include "distill/gradient_reducer.h"
 #include "distill/metrics_log.h"
+#include "distill/training_report.h"
 
 namespace distill {
 namespace {
@@ -107,14 +108,15 @@ class Run {
     const uint64_t tokens_before = state_.tokens;
     bool stop = core::interrupt_requested() && job_.ranks == nullptr;
     while (state_.step < recipe_.schedule.steps && !stop && !stalled()) {
+      const int64_t before = state_.step;
       stop = step(loader.next(), metrics, progress);
-      if (validation_ && is_due(state_.step, recipe_.validate_every) && validated_at_ != state_.step) {
+      if (state_.step <= before) continue;  // rolled back
+      if (validation_ && is_due(state_.step, recipe_.validate_every)) {
         validate(metrics);
         remember_best();
       }
       // What makes steps fail may be in the weights already: then the last checkpoint is worth more than a new one.
-      const bool due = is_due(state_.step, recipe_.checkpoint_every) && !guard_.skipping();
-      if (due && saved_at_ != state_.step) save();
+      if (is_due(state_.step, recipe_.checkpoint_every) && !guard_.skipping()) save();
     }
     if (progress) progress->finish();
     summary_.stopped_early = stalled();
@@ -128,6 +130,7 @@ class Run {
     summary_.tokens_per_second = static_cast<double>(state_.tokens - tokens_before) / std::max(1e-9, seconds_training_);
     summary_.packing_share = static_cast<double>(packed_) / std::max<double>(1, static_cast<double>(room_));
     summary_.loader_wait_share = loader.seconds_waited() / std::max(1e-9, summary_.seconds);
+    if (leads() && !summary_.interrupted) report();
     return summary_;
   }
 
@@ -150,7 +153,10 @@ class Run {
         job_.ranks->broadcast(values);
       }
       const std::string state = job_.ranks->broadcast(state_.to_json().dump());
-      if (!leads()) state_ = TrainerState::from_json(nlohmann::json::parse(state), "rank 0's state");
+      if (!leads()) {
+        state_ = TrainerState::from_json(nlohmann::json::parse(state), "rank 0's state");
+        if (state_.step > 0) saved_at_ = state_.step;  // every rank decides alike whether to save
+      }
     }
     optimizer_.set_state(moments, job_.ranks);
     guard_.restore(state_.guard, "trainer.json: guard");
@@ -201,7 +207,6 @@ class Run {
     }
     state_.batcher = position;
     begin_alike(moments);
-    state_.batcher = position;
   }
 
   // Early stopping.
@@ -346,6 +351,22 @@ class Run {
     if (leads()) metrics->write(state_.step, "validation", validation_scalars(evaluation));
   }
 
+  // With the weights that are kept.
+  void report() {
+    constexpr size_t kAnswers = 4;
+    std::vector<AnswerSample> samples;
+    if (job_.tokenizer && validation_) {
+      validation_->restore({});
+      const auto batch = validation_->next_in_epoch();
+      std::vector<size_t> documents = batch ? batch->documents : std::vector<size_t>();
+      documents.resize(std::min(documents.size(), kAnswers));
+      optimizer_.swap_averages();
+      samples = sample_answers(job_, documents);
+      optimizer_.swap_averages();
+    }
+    summary_.report = write_training_report(job_, summary_, samples);
+  }
+
   void save() {
     state_.guard = guard_.to_json();
     const data::NamedTensors moments = optimizer_.state();
@@ -391,6 +412,7 @@ nlohmann::ordered_json TrainingSummary::to_json() const {
                               {"loader_wait_share", loader_wait_share},
                               {"packing_share", packing_share},
                               {"checkpoint", checkpoint.string()}};
+  if (!report.empty()) json["report"] = report.string();
   if (validation) json["validation"] = validation->to_json();
   return json;
 }

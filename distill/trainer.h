@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "data/tokenizer.h"
 #include "data/trace_reader.h"
 #include "distill/evaluation.h"
 #include "distill/model_package.h"
@@ -26,7 +27,8 @@ struct TrainingJob {
   Recipe recipe;
   // Teachers that score the tokens in place of the traces' stored distributions, if any; the first may write answers.
   std::vector<OnlineTeacher> teachers{};
-  std::vector<int32_t> stop_tokens{};  // that end an answer written during training
+  std::shared_ptr<const data::Tokenizer> tokenizer{};  // for the report's answers; null leaves them out
+  std::vector<int32_t> stop_tokens{};                  // that end an answer written during training or for the report
   // The job's ranks, each of which calls train() with the same job, or null. Rank 0 owns `run`, the others need not see
   // it; a run may be continued by another number of ranks.
   nn::RankGroup* ranks = nullptr;
@@ -46,6 +48,7 @@ struct TrainingSummary {
   double packing_share = 0;              // tokens of the batches over the room there was for them
   std::optional<Evaluation> validation;  // of the final weights, where anything is held out
   std::filesystem::path checkpoint;
+  std::filesystem::path report;  // of a run that came to its end, in rank 0
 
   nlohmann::ordered_json to_json() const;
 };

@@ -14,6 +14,8 @@ struct ModelOptions {
   // Caches hold latents in FP8 with scales per token (kernels/mla_attention/fp8_entries.h). For models with latent
   // attention only; otherwise entries are in `compute`.
   bool fp8_cache = false;
+  // Trainable: each layer is computed again in the backward pass instead of keeping its activations.
+  bool recompute = false;
 };
 
 }  // namespace distill::nn

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "nn/nccl_backend.h"
 
 namespace distill::nn {
 namespace {
@@ -90,6 +91,9 @@ struct RankGroup::State {
           c10::make_intrusive<c10d::ProcessGroupGloo>(shared, environment.rank, environment.size, gloo_options);
       group = c10::make_intrusive<c10d::ProcessGroup>(shared, environment.rank, environment.size);
       group->setBackend(at::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, gloo);
+#ifdef DISTILL_NCCL
+      add_nccl_backend(*group, store, environment.rank, environment.size);
+#endif
       group->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
     } catch (const std::exception& error) {
       core::fail("rank {} of {} on {} did not meet the others at {}:{} ({} says so): {}", environment.rank,

@@ -21,6 +21,7 @@
 #include "kernels/swiglu/swiglu.h"
 #include "nn/linear.h"
 #include "nn/paged_kv_cache.h"
+#include "nn/recompute.h"
 #include "student/dense_weights.h"
 
 // Shapes: T tokens, S sequences, E hidden size, H query heads, K key-value heads, D head dimension, F intermediate
@@ -49,7 +50,7 @@ struct Layer {
 
 // What all layers of one forward share.
 struct Step {
-  const nn::PackedBatch& batch;
+  nn::PackedBatch batch;
   nn::PagedKvCache* cache = nullptr;      // or null
   const nn::CacheSlots* slots = nullptr;  // with the cache
   at::Tensor cos = {}, sin = {};          // [T, D / 2] fp32
@@ -202,8 +203,10 @@ at::Tensor DenseModel::run(Step step) const {
   add_rotations(step);
   at::Tensor hidden = embedding_.rows(step.batch.tokens, /*tied=*/!untied_head_);  // [T, E]
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    hidden = attention(hidden, i, step);
-    hidden = mlp(hidden, layers_[static_cast<size_t>(i)]);
+    const auto layer = [this, i, step](const at::Tensor& x) {
+      return mlp(attention(x, i, step), layers_[static_cast<size_t>(i)]);
+    };
+    hidden = options_.recompute ? nn::recompute(layer, hidden) : layer(hidden);
   }
   return kernels::rms_norm(hidden, final_norm_, config_.norm_eps);
 }

@@ -188,6 +188,12 @@ def shards(teacher):
                             ["train", "--student", "student.json", "--out", "run-x", "--steps", "1", "--data"],
                             ["eval", "--model", teacher, "--data"]):  # fmt: skip
                 expect(f"{name} shard in {command[0]}", [first], *command, traces)
+    distill("generate", "--teacher", teacher, "--prompts", "prompts.jsonl", "--out", "traces-other", "--targets",
+            "topk:3", "--max-new-tokens", "4")  # fmt: skip
+    mixed = copy("traces", "traces-mixed")
+    shutil.copy(next(pathlib.Path("traces-other").glob("*.h5")), mixed / "shard-99999.h5")
+    expect("mixed shards", ["shard-99999.h5", "targets"], "train", "--student", "student.json", "--out", "run-x",
+           "--data", mixed)  # fmt: skip
     expect("no shards", ["nowhere"], "shards", "stats", "nowhere")
     expect("no traces", ["nowhere"], "train", "--data", "nowhere", "--student", "student.json", "--out", "run-x")
     os.mkdir("nothing")
@@ -228,6 +234,20 @@ def mismatches(teacher):
     pathlib.Path("typo.yaml").write_text("learning_rat: 1\n")
     expect("misspelt recipe", ["typo.yaml", "learning_rat", "optimizer"], *train, "student.json", "--recipe",
            "typo.yaml")  # fmt: skip
+    for name, recipe, words in [
+        ("misspelt divergence", {"objective": {"divergence": "reverse"}}, ["objective.divergence", "reverse_kl"]),
+        ("unsound objective", {"objective": {"divergence": "reverse_kl"}}, ["unsound", "topk", "--online"]),
+        ("answers without a teacher", {"on_policy": {"student_share": 0.5}}, ["on_policy", "--online"]),
+        ("group of nothing", {"optimizer": {"groups": [{"pattern": "layer.*"}]}}, ["optimizer.groups", "layer.*"]),
+        ("misspelt group", {"optimizer": {"groups": [{"pattern": "*", "lr": 1}]}}, ["groups[0]", "lr"]),
+        ("nothing to train", {"optimizer": {"groups": [{"pattern": "*", "frozen": True}]}}, ["frozen"]),
+    ]:
+        pathlib.Path("objective.json").write_text(json.dumps(recipe))
+        expect(name, words, *train, "student.json", "--recipe", "objective.json", code=(2,))
+    expect("online teacher of another tokenizer", ["other tokenizer"], *train, "student.json", "--online", other)
+    expect("weights for too few teachers", ["--online-weights"], *train, "student.json", "--online", teacher,
+           "--online-weights", "1", "2", code=(2,))  # fmt: skip
+    expect("no online teacher", ["nowhere"], *train, "student.json", "--online", "nowhere")
 
 
 def outputs(teacher):

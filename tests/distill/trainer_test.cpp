@@ -315,6 +315,21 @@ TEST_F(TrainerTest, GoesBackToTheLastCheckpointWhenStepsKeepFailing) {
   EXPECT_EQ(metrics_of(run_folder(), "train").size(), 6u);  // each step once
 }
 
+TEST_F(TrainerTest, LeavesAReportThatNeedsNothingElse) {
+  TinyModel student(kTinyVocab, 16, 1);
+  Recipe recipe = tiny_recipe(8);
+  recipe.validate_every = 4;
+  const auto summary = train_student(student, traces(), recipe);
+  EXPECT_EQ(summary.report, run_folder() / "report.html");
+  const std::string html = core::read_file(summary.report);
+  for (const char* part : {"<svg", "KL from the teacher", "Learning rate", "Calibration on held-out tokens",
+                           "micro_tokens", "fingerprints", "held-out perplexity"}) {
+    EXPECT_THAT(html, HasSubstr(part));
+  }
+  EXPECT_THAT(html, testing::Not(HasSubstr("<script")));
+  EXPECT_GT(summary.packing_share, 0.5);
+}
+
 TEST_F(TrainerTest, EndsEarlyWhenValidationNoLongerImproves) {
   const auto data = traces();
   TinyModel student(kTinyVocab, 16, 1);

@@ -107,6 +107,26 @@ def compare_one_step():
     print(f"one step: loss {loss.item():.6f} and gradient norm {norm:.6f} equal, max |weight difference| {worst:.1e}")
 
 
+def compare_online():
+    """The teacher itself in place of its full distributions: the same losses but for their rounding to fp16."""
+    recipe = json.loads(pathlib.Path("recipe.json").read_text())
+    worst = 0.0
+    for divergence in ("forward_kl", "reverse_kl", "jensen_shannon"):
+        recipe["objective"]["divergence"] = divergence
+        pathlib.Path("divergence.json").write_text(json.dumps(recipe))
+        losses = []
+        for out, more in (("stored", []), ("online", ["--online", "teacher"])):
+            shutil.rmtree(out, ignore_errors=True)
+            distill("train", "--data", "traces", "--student", "start", "--out", out, "--recipe", "divergence.json", *more)
+            losses.append(json.loads(pathlib.Path(out, "metrics.jsonl").read_text().splitlines()[0])["loss"])
+        worst = max(worst, abs(losses[0] - losses[1]) / losses[0])
+    check(worst <= 1e-3, f"a teacher that is here gives other losses than its stored distributions: {worst}")
+    print(f"online teacher: first losses equal those of stored full targets, worst relative difference {worst:.1e}")
+    report = pathlib.Path("run/report.html").read_text()
+    check("<svg" in report and "http" not in report.replace("http://www.w3.org", ""),
+          "report.html lacks its plots or asks for something from elsewhere")  # fmt: skip
+
+
 def compare_tensorboard(summary):
     lines = [json.loads(line) for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()]
     expected = {(line["step"], f"{line['kind']}/{key}"): value for line in lines for key, value in line.items()
@@ -128,6 +148,7 @@ def main():
     compare_tensorboard(summary)
     compare_evaluation("full targets")
     compare_one_step()
+    compare_online()
     tiny_run.make_run(targets="topk:5")
     compare_evaluation("top-5 targets with a ghost token")
     compare_one_step()

@@ -42,9 +42,9 @@ struct Variant {
 
 class DenseModel : public testing::TestWithParam<Variant> {
  protected:
-  std::unique_ptr<nn::CausalLM> make(bool trainable) const {
-    return make_dense_model(config_of(GetParam().model_type), {.compute = GetParam().compute, .trainable = trainable},
-                            7);
+  std::unique_ptr<nn::CausalLM> make(bool trainable, bool recompute = false) const {
+    return make_dense_model(config_of(GetParam().model_type),
+                            {.compute = GetParam().compute, .trainable = trainable, .recompute = recompute}, 7);
   }
   // How far two orders of summation may drift apart.
   double tolerance() const { return GetParam().compute == at::kFloat ? 1e-4 : 0.1; }
@@ -132,6 +132,23 @@ TEST_P(DenseModel, ReachesEveryParameterWithAGradient) {
     EXPECT_TRUE(parameter.is_leaf() && parameter.scalar_type() == at::kFloat) << name;
     EXPECT_GT(parameter.grad().abs().max().item<double>(), 0) << name;
   }
+}
+
+TEST_P(DenseModel, RecomputesActivationsToTheSameGradients) {
+  const auto gradients = [&](bool recompute) {
+    const auto model = make(true, recompute);
+    model->logits(model->forward(PackedBatch::from_sequences({sequence_of(25, 1), sequence_of(9, 2)})))
+        .log_softmax(-1)
+        .select(1, 3)
+        .sum()
+        .backward();
+    std::vector<at::Tensor> found;
+    for (const auto& [name, parameter] : model->parameters()) found.push_back(parameter.grad());
+    return found;
+  };
+  const auto kept = gradients(false);
+  const auto recomputed = gradients(true);
+  for (size_t i = 0; i < kept.size(); ++i) EXPECT_TRUE(kept[i].equal(recomputed[i])) << i;
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DenseModel,

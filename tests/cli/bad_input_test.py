@@ -192,7 +192,7 @@ def shards(teacher):
             "topk:3", "--max-new-tokens", "4")  # fmt: skip
     mixed = copy("traces", "traces-mixed")
     shutil.copy(next(pathlib.Path("traces-other").glob("*.h5")), mixed / "shard-99999.h5")
-    expect("mixed shards", ["shard-99999.h5", "targets"], "train", "--student", "student.json", "--out", "run-x",
+    expect("mixed shards", ["shard-99999.h5", "don't mix"], "train", "--student", "student.json", "--out", "run-x",
            "--data", mixed)  # fmt: skip
     expect("no shards", ["nowhere"], "shards", "stats", "nowhere")
     expect("no traces", ["nowhere"], "train", "--data", "nowhere", "--student", "student.json", "--out", "run-x")

@@ -10,8 +10,8 @@ class Store;
 
 namespace distill::nn {
 
-// Where there is a GPU, collectives of CUDA tensors in `group` go through NCCL; those of others stay where they are. The
-// rank's GPU is the one that is current.
+// Where there is a GPU, collectives of CUDA tensors in `group` go through NCCL; those of others stay where they are.
+// The rank's GPU is the one that is current.
 void add_nccl_backend(c10d::ProcessGroup& group, const c10::intrusive_ptr<c10d::Store>& store, int rank, int size);
 
 }  // namespace distill::nn

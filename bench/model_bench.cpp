@@ -1,9 +1,10 @@
 // Speed of a model alone, without an engine around it: prefill and decode through the block cache with the logits of
-// the last position, at several batch sizes. Prints one JSON object per batch size, with the share of the memory
-// bandwidth that decoding reaches (every step reads all weights once).
+// the last position, at several batch sizes. Prints one JSON object per batch size and, last, one with the memory
+// bandwidth that all threads reach together. Peak memory is the process's until then.
 //   model_bench MODEL [bf16 | fp32] [threads = 0, all] [prompt tokens = 64] [new tokens = 64] [batch sizes = 1 16] ...
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <cstdio>
@@ -24,6 +25,12 @@ constexpr int64_t kBlockSize = 32;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return 1024 * usage.ru_maxrss;
 }
 
 // Bytes per second at which all threads together read memory; the best of a few passes.
@@ -63,6 +70,8 @@ class Sequences {
     model_.logits(hidden.view({batch_, count, -1}).select(1, count - 1).contiguous());
   }
 
+  int64_t cache_bytes() const { return cache_->num_blocks() * cache_->block_size() * cache_->bytes_per_token(); }
+
  private:
   nn::CausalLM& model_;
   int64_t batch_;
@@ -94,7 +103,6 @@ int run(int argc, char** argv) {
   const auto start = Clock::now();
   const auto model = load_model(data::ModelFiles::open(arguments[0]), {.compute = fp32 ? at::kFloat : at::kBFloat16});
   const double load_seconds = seconds_since(start);
-  const double bandwidth = read_bandwidth();
   for (const int64_t batch : batches) {
     Sequences(*model, batch, prompt + 1).step(prompt);  // warms up
     Sequences sequences(*model, batch, prompt + generated);
@@ -110,10 +118,12 @@ int run(int argc, char** argv) {
                               {"prefill_tokens_per_second", static_cast<double>(batch * prompt) / prefill},
                               {"decode_tokens_per_second", static_cast<double>(batch * generated) / decode},
                               {"decode_step_ms", 1e3 * decode / static_cast<double>(generated)},
-                              {"read_bandwidth_GBps", bandwidth / 1e9}};
+                              {"cache_bytes", sequences.cache_bytes()},
+                              {"peak_memory_bytes", peak_memory_bytes()}};
     std::printf("%s\n", line.dump().c_str());
     std::fflush(stdout);
   }
+  std::printf("%s\n", nlohmann::json{{"read_bandwidth_GBps", read_bandwidth() / 1e9}}.dump().c_str());
   return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/config.h"
+#include "core/cpu_count.h"
 #include "core/error.h"
 #include "core/philox.h"
 #include "data/packing.h"
@@ -228,9 +229,13 @@ BatcherState Batcher::State::advance() {
 
 TrainingBatch Batcher::State::build(const BatcherState& at) {
   BatchBuilder builder;
-  for (const size_t index : window(at.epoch, at.window).batches[at.batch]) {
-    const Trace trace = reader->read(index);
-    builder.add(index, trace, reader->provenance().reasoning_length(trace.document), options.max_tokens);
+  const std::vector<size_t>& indices = window(at.epoch, at.window).batches[at.batch];
+  // A few threads ahead of the one that trains; on a small machine they would only take its place.
+  const size_t threads = std::clamp<size_t>(static_cast<size_t>(core::available_cpus()) / 4, 1, 8);
+  const std::vector<Trace> traces = reader->read(indices, threads);
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const int32_t reasoning = reader->provenance().reasoning_length(traces[i].document);
+    builder.add(indices[i], traces[i], reasoning, options.max_tokens);
   }
   return builder.finish();
 }

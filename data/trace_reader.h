@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,8 @@ class TraceReader {
 
   // Document `index` below size(), its checksum verified. Throws Error naming shard and document if it is damaged.
   Trace read(size_t index) const;
+  // Several in the order given, on up to `threads` threads.
+  std::vector<Trace> read(std::span<const size_t> indices, size_t threads) const;
   // The same without decoding the targets.
   TraceDocument read_document(size_t index) const;
 

@@ -56,6 +56,23 @@ TEST_F(TraceReaderTest, NumbersDocumentsThroughAllShards) {
   EXPECT_EQ(TraceReader::open(reader.shards()[1]->path()).size(), 4);
 }
 
+TEST_F(TraceReaderTest, ReadsSeveralDocumentsSideBySide) {
+  write("shard", provenance_, sample_traces(30, provenance_), 12);
+  const auto reader = TraceReader::open(directory());
+  const std::vector<size_t> indices{29, 3, 3, 17, 0, 12};
+  for (const size_t threads : {1, 4, 100}) {
+    const auto traces = reader.read(indices, threads);
+    ASSERT_EQ(traces.size(), indices.size());
+    for (size_t i = 0; i < indices.size(); ++i) {
+      const Trace alone = reader.read(indices[i]);
+      EXPECT_EQ(traces[i].document.key, alone.document.key);
+      EXPECT_EQ(traces[i].targets.ids, alone.targets.ids);
+      EXPECT_EQ(traces[i].targets.weights, alone.targets.weights);
+    }
+  }
+  EXPECT_THAT(error_of([&] { reader.read(std::vector<size_t>{1, 30, 2}, 3); }), HasSubstr("document 30 of 30"));
+}
+
 TEST_F(TraceReaderTest, SaysWhatIsMissing) {
   EXPECT_THAT(error_of([&] { TraceReader::open(directory()); }), HasSubstr("no such file or directory"));
   std::filesystem::create_directory(directory());

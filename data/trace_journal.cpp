@@ -154,4 +154,24 @@ void TraceJournal::remove() {
   core::sync_parent_folder(path_);
 }
 
+std::vector<std::byte> encode_journal_payload(const TargetCodec& codec, const Trace& trace) {
+  std::vector<std::byte> fidelity, payload;
+  if (trace.targets.fidelity) fidelity = trace.targets.fidelity->to_bytes();
+  append_value(payload, static_cast<uint32_t>(fidelity.size()));
+  append(payload, Bytes(fidelity));
+  codec.encode(trace.document, trace.targets, payload);
+  return payload;
+}
+
+SparseTargets decode_journal_payload(const TargetCodec& codec, const TraceDocument& document, Bytes payload) {
+  core::check(payload.size() >= 4, "a payload of {} bytes", payload.size());
+  const auto bytes = load<uint32_t>(payload.data());
+  payload = payload.subspan(4);
+  core::check(bytes <= payload.size(), "a fidelity record of {} bytes in a payload of {}", bytes, payload.size());
+  SparseTargets targets;
+  codec.decode(document, payload.subspan(bytes), targets);
+  if (bytes > 0) targets.fidelity = DocumentFidelity::from_bytes(payload.first(bytes));
+  return targets;
+}
+
 }  // namespace distill::data

@@ -9,6 +9,7 @@
 
 #include "core/file_descriptor.h"
 #include "core/mapped_file.h"
+#include "data/target_codec.h"
 #include "data/trace.h"
 
 namespace distill::data {
@@ -59,5 +60,12 @@ class TraceJournal {
   std::vector<std::byte> pending_;
   std::vector<Entry> pending_entries_;
 };
+
+// What a journal keeps of a document's targets, as the payload of its record: u32 bytes of the fidelity · the fidelity
+// · the targets without loss. `codec` is TargetCodec::lossless(). Reading throws Error unless the bytes are exactly
+// that.
+std::vector<std::byte> encode_journal_payload(const TargetCodec& codec, const Trace& trace);
+SparseTargets decode_journal_payload(const TargetCodec& codec, const TraceDocument& document,
+                                     std::span<const std::byte> payload);
 
 }  // namespace distill::data

@@ -15,7 +15,6 @@
 #include "core/error.h"
 #include "core/file_descriptor.h"
 #include "core/log.h"
-#include "data/little_endian.h"
 #include "data/set_codec.h"
 #include "data/target_codec.h"
 #include "data/trace_journal.h"
@@ -90,8 +89,6 @@ struct TraceWriter::State {
   void resume();
   void resume_journal();
   void seal();
-  std::vector<std::byte> journal_payload(const Trace& trace) const;
-  SparseTargets read_journal_payload(const TraceRecord& record) const;
 };
 
 TraceWriter::TraceWriter(const fs::path& directory, const TraceProvenance& provenance,
@@ -180,7 +177,7 @@ void TraceWriter::append(const Trace& trace) {
   check_document(trace.document, state.provenance.vocab_size);
   std::vector<std::byte> payload;
   core::with_context(fmt::format("prompt '{}' sample {}", key.prompt_id, key.sample),
-                     [&] { payload = state.journal_payload(trace); });
+                     [&] { payload = encode_journal_payload(*state.journal_codec, trace); });
   if (state.full()) state.seal();  // an earlier run ended just before it
   if (!state.journal) state.journal.emplace(state.path(".journal"), state.provenance);
   state.keys.insert(key);
@@ -207,28 +204,6 @@ void TraceWriter::finish() {
   state_->finished = true;
 }
 
-// u32 bytes of the fidelity · the fidelity · the targets, without loss.
-std::vector<std::byte> TraceWriter::State::journal_payload(const Trace& trace) const {
-  std::vector<std::byte> fidelity, payload;
-  if (trace.targets.fidelity) fidelity = trace.targets.fidelity->to_bytes();
-  data::append_value(payload, static_cast<uint32_t>(fidelity.size()));
-  data::append(payload, std::span<const std::byte>(fidelity));
-  journal_codec->encode(trace.document, trace.targets, payload);
-  return payload;
-}
-
-SparseTargets TraceWriter::State::read_journal_payload(const TraceRecord& record) const {
-  std::span payload = record.payload;
-  core::check(payload.size() >= 4, "a payload of {} bytes", payload.size());
-  const auto bytes = load<uint32_t>(payload.data());
-  payload = payload.subspan(4);
-  core::check(bytes <= payload.size(), "a fidelity record of {} bytes in a payload of {}", bytes, payload.size());
-  SparseTargets targets;
-  journal_codec->decode(record.document, payload.subspan(bytes), targets);
-  if (bytes > 0) targets.fidelity = DocumentFidelity::from_bytes(payload.first(bytes));
-  return targets;
-}
-
 // The journal's documents in the order of their keys become a shard; only when that is on disk is the journal removed.
 void TraceWriter::State::seal() {
   const auto file = journal->map();
@@ -238,7 +213,7 @@ void TraceWriter::State::seal() {
   const auto for_each = [&](auto&& pass) {
     for (const auto& entry : entries) {
       const TraceRecord record = decode_record(TraceJournal::record(*file, entry), provenance.vocab_size);
-      pass(record, read_journal_payload(record));
+      pass(record, decode_journal_payload(*journal_codec, record.document, record.payload));
     }
   };
   std::unique_ptr<const TargetCodec> codec = TargetCodec::lossless(provenance);

@@ -113,11 +113,12 @@ TEST_F(TraceWriterTest, KeepsFinishedDocumentsAfterKill) {
       ::_exit(0);
     }
     ::close(reports[1]);
-    // Killed as soon as a random number of documents is reported, in the middle of whatever it does then.
+    // Killed a random time after a random number of documents is reported, in the middle of whatever it does then.
     const uint32_t wait_for = random.next_below(static_cast<uint32_t>(traces.size()));
     size_t reported = 0;
     char byte = 0;
     while (reported < wait_for && ::read(reports[0], &byte, 1) == 1) ++reported;
+    ::usleep(random.next_below(2000));
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
     while (::read(reports[0], &byte, 1) == 1) ++reported;

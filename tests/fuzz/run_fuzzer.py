@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs one fuzzer for a bounded time, starting from small sound files that are made here.
 
-Usage: run_fuzzer.py <fuzzer> <gguf|safetensors|trace> <seconds>. What makes it fail is left in the working folder."""
+Usage: run_fuzzer.py <fuzzer> <gguf|journal|safetensors|shard|trace> <seconds>. What makes it fail is left in the working folder."""
 
 import json
 import pathlib
@@ -68,15 +68,65 @@ def trace_seeds():
     yield bytes([255]) + bytes([0, 0, 1, 0]) + bytes(range(256)) * 4
 
 
+def provenance(targets):
+    return json.dumps({"teacher": "teacher.gguf",
+                       "fingerprints": {"weights": "1" * 64, "config": "2" * 64, "tokenizer": "3" * 64, "chat_template": "4" * 64},
+                       "vocab_size": 40,
+                       "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_new_tokens": 256, "seed": 0},
+                       "targets": {"mode": targets, "temperature": 1.0}, "command": "distill generate", "version": "0.1.0"}).encode()
+
+
+def plain_payload(positions):
+    return (struct.pack(f"<{positions}I", *[2] * positions) + bytes(4 * positions)
+            + struct.pack(f"<{2 * positions}H", *range(2 * positions)) + struct.pack(f"<{2 * positions}f", *[0.5] * 2 * positions))
+
+
+def journal_seeds():
+    """Pieces of a journal: what they are, their length, and they themselves."""
+    tokens = [1, 2, 3, 4, 5]
+    record = lambda sample: (struct.pack("<4I2BHdQ", 2, sample, 3, 5, 0, 1, 0, -1.5, 7) + b"p0"  # noqa: E731
+                             + struct.pack("<5H", *tokens) + struct.pack("<I", 0) + plain_payload(2))
+    piece = lambda kind, body: struct.pack("<BH", kind, len(body)) + body  # noqa: E731
+    fidelity = bytes(4 + 16 + 240)
+    measured = record(0)[:48] + struct.pack("<I", len(fidelity)) + fidelity + plain_payload(2)
+    yield piece(1, record(0)) + piece(2, record(1))
+    yield piece(1, record(0)) + piece(4, b"damaged") + piece(1, record(2)) + piece(4, record(3)[:20])
+    yield piece(1, measured)
+    yield piece(129, provenance("threshold:4")) + piece(1, record(0))
+
+
+def shard_seeds():
+    """Which checksums to make right, then a shard, which need not be HDF5 to be read."""
+    tokens, prompts = [1, 2, 3, 4, 5, 6, 7, 8, 9], b"p0p1"
+    for flags, targets, codec, payload in [(7, "topk:2", "plain", plain_payload(2)), (7, "full", "full", bytes(2 * 40 * 2)),
+                                           (6, "topk:2", "plain", plain_payload(2))]:
+        fidelity = {"positions": 1, "kl": 0.1, "tail_mass": 0.2, "ece": 0.0, "calibration": [[1, 0.5, 0.5]] * 10,
+                    "gradient_angle_deg": 3.0, "gradient_norm_ratio": 1.0}
+        regions = [struct.pack("<9H", *tokens), payload * 2, provenance(targets),
+                   json.dumps({"name": codec, "version": 1}).encode(), b"", prompts, struct.pack("<3Q", 0, 2, 4),
+                   struct.pack("<2I", 0, 0), struct.pack("<2I", 2, 3), struct.pack("<3Q", 0, 4, 9),
+                   struct.pack("<3Q", 0, len(payload), 2 * len(payload)), bytes([0, 1]), bytes([1, 2]),
+                   struct.pack("<2d", -1, -2), struct.pack("<2Q", 3, 4), bytes(8), json.dumps(fidelity).encode()]
+        at, places, data = 512, b"", b""
+        for region in regions:
+            places += struct.pack("<2Q", at if region else 0, len(region))
+            data += region
+            at += len(region)
+        yield bytes([flags]) + bytes(32) + places + bytes(480 - len(places)) + data
+
+
 def main():
     fuzzer, kind, seconds = sys.argv[1:]
     corpus = pathlib.Path("corpus-" + kind)
     corpus.mkdir(exist_ok=True)
-    for number, seed in enumerate({"gguf": gguf_seeds, "safetensors": safetensors_seeds, "trace": trace_seeds}[kind]()):
+    for number, seed in enumerate(SEEDS[kind]()):
         (corpus / f"seed-{number}").write_bytes(seed)
     return subprocess.run([fuzzer, f"-max_total_time={seconds}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=4096",
                            "-print_final_stats=1", corpus]).returncode
 
+
+SEEDS = {"gguf": gguf_seeds, "journal": journal_seeds, "safetensors": safetensors_seeds, "shard": shard_seeds,
+         "trace": trace_seeds}
 
 if __name__ == "__main__":
     sys.exit(main())

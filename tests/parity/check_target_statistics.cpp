@@ -108,8 +108,11 @@ Deviation examine(const Row& row, const TargetSpec& spec, uint64_t number) {
   Deviation worst{.mean = 0, .variance = std::abs(variance / stated_variance(row, spec) - 1)};
   for (size_t i = 0; i < expected.size(); ++i) {
     const double mean = sum[i] / kRepeats, spread = std::max(0.0, squares[i] / kRepeats - mean * mean);
-    // What fp32 rounds counts as noise.
-    const double standard_error = std::sqrt(spread / kRepeats) + 2e-6;
+    // An id that was never drawn shows no spread, but draws of it have the variance that docs/targets.md states. What
+    // fp32 rounds counts as noise.
+    const double stated = i < kFunctions || spec.draws == 0 ? 0 : expected[i] * (1 - expected[i]) / spec.draws;
+    const double standard_error =
+        std::sqrt(std::max(spread, spec.mode == TargetMode::kSampled ? stated : 0) / kRepeats) + 2e-6;
     worst.mean = std::max(worst.mean, std::abs(mean - expected[i]) / standard_error);
   }
   return worst;

@@ -236,7 +236,7 @@ def mismatches(teacher):
            "typo.yaml")  # fmt: skip
     for name, recipe, words in [
         ("misspelt divergence", {"objective": {"divergence": "reverse"}}, ["objective.divergence", "reverse_kl"]),
-        ("unsound objective", {"objective": {"divergence": "reverse_kl"}}, ["unsound", "topk", "--online"]),
+        ("unsound objective", {"objective": {"divergence": "reverse_kl"}}, ["unsound", "threshold", "--online"]),
         ("answers without a teacher", {"on_policy": {"student_share": 0.5}}, ["on_policy", "--online"]),
         ("group of nothing", {"optimizer": {"groups": [{"pattern": "layer.*"}]}}, ["optimizer.groups", "layer.*"]),
         ("misspelt group", {"optimizer": {"groups": [{"pattern": "*", "lr": 1}]}}, ["groups[0]", "lr"]),

@@ -42,7 +42,7 @@ void RansEncoder::finish(unsigned lanes, std::vector<std::byte>& out) {
     const Operation& operation = operations_[i];
     uint32_t& state = states[operation.lane];
     if (operation.frequency == 0) {
-      if (state >> (32 - operation.bits) != 0 && operation.bits > 0) {
+      if (operation.bits > 0 && state >> (32 - operation.bits) != 0) {
         words.push_back(static_cast<uint16_t>(state));
         state >>= 16;
       }

@@ -1,4 +1,5 @@
-// NCCL for the CUDA tensors of a process group, in builds for CUDA. Compiled in CI, not yet run.
+// NCCL for the CUDA tensors of a process group, in builds for CUDA. Compiled and linked in CI where there is
+// nvcc; not yet run.
 #pragma once
 
 #include <c10/util/intrusive_ptr.h>

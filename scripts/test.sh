@@ -2,7 +2,7 @@
 # Builds distill and runs its tests. Each test has a label that says what kind it is: unit, simt (CUDA kernels executed
 # on the CPU), parity (against other programs), fault (the program on bad input), fuzz, package (the installed package),
 # style. Without an option all of them run, the fuzzers for a few seconds each; where nvcc is at hand, the CUDA kernels
-# are compiled and linked as well.
+# and NCCL's backend are compiled and linked as well.
 #   --quick      only the unit tests, without the Python peers of the parity suites
 #   --sanitizers the unit tests, built with AddressSanitizer and UndefinedBehaviorSanitizer (the SIMT tests are left
 #                out: their fibers change stacks behind the sanitizers' backs)
@@ -48,7 +48,7 @@ if $cuda; then
   nvcc=$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc || true)
   if [ -n "$nvcc" ]; then
     CUDACXX=$nvcc cmake --preset cuda >/dev/null
-    cmake --build --preset cuda --target distill_kernels
+    cmake --build --preset cuda --target distill_kernels distill_nn
   else
     echo "test: the CUDA kernels are not compiled, for there is no nvcc here"
   fi

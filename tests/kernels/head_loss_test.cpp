@@ -100,22 +100,29 @@ Problem rounded_to_fp32(Problem in) {
   return in;
 }
 
+// Sanitizer builds are not vectorised: one accumulator where there are sixteen loses more digits.
+#ifdef __SANITIZE_ADDRESS__
+constexpr double kBound = 4e-6;
+#else
+constexpr double kBound = 1e-6;
+#endif
+
 void expect_equal(const Problem& original, const HeadLossOptions& options) {
   const Problem in = rounded_to_fp32(original);
   const Outcome ours = run(head_loss, in, options, at::kFloat, at::kFloat);
   const Outcome theirs = run(reference::head_loss, in, options, at::kDouble, at::kDouble);
-  EXPECT_LT(relative_error(ours.loss.loss, theirs.loss.loss), 1e-6);
-  EXPECT_LT(norm_error(ours.loss.divergence, theirs.loss.divergence), 1e-6);
-  EXPECT_LT(norm_error(ours.loss.cross_entropy, theirs.loss.cross_entropy), 1e-6);
-  EXPECT_LT(norm_error(ours.loss.kl, theirs.loss.kl), 1e-6);
-  EXPECT_LT(norm_error(ours.loss.confidence, theirs.loss.confidence), 1e-6);
-  EXPECT_LT(norm_error(ours.loss.factors, theirs.loss.factors), 1e-6);
+  EXPECT_LT(relative_error(ours.loss.loss, theirs.loss.loss), kBound);
+  EXPECT_LT(norm_error(ours.loss.divergence, theirs.loss.divergence), kBound);
+  EXPECT_LT(norm_error(ours.loss.cross_entropy, theirs.loss.cross_entropy), kBound);
+  EXPECT_LT(norm_error(ours.loss.kl, theirs.loss.kl), kBound);
+  EXPECT_LT(norm_error(ours.loss.confidence, theirs.loss.confidence), kBound);
+  EXPECT_LT(norm_error(ours.loss.factors, theirs.loss.factors), kBound);
   EXPECT_TRUE(ours.loss.top_ids.equal(theirs.loss.top_ids));
   EXPECT_TRUE(ours.loss.teacher_top_ids.equal(theirs.loss.teacher_top_ids));
   // Of whole distributions in fp32, some divergences take differences of like numbers.
   const bool whole =
       !in.targets.offsets.defined() || in.targets.ids.numel() == in.targets.rows.numel() * in.weight.size(0);
-  const double tolerance = whole && options.kind != Divergence::kForwardKl ? 3e-6 : 1e-6;
+  const double tolerance = whole && options.kind != Divergence::kForwardKl ? 3 * kBound : kBound;
   EXPECT_LT(norm_error(ours.grad_hidden, theirs.grad_hidden), tolerance);
   EXPECT_LT(norm_error(ours.grad_weight, theirs.grad_weight), tolerance);
 }

@@ -82,7 +82,8 @@ TEST_F(DeepseekModelTest, WithACacheInFp8AttendsAlikeInBothFormsAndStaysClose) {
   };
   const at::Tensor naive = run({11});
   const double size = exact.abs().max().item<double>();
-  EXPECT_LT((run({1, 4, 6}) - naive).abs().max().item<double>(), 1e-5 * size);
+  // A latent computed beside others may differ in its last bit, and then round to the next E4M3 number.
+  EXPECT_LT((run({1, 4, 6}) - naive).abs().max().item<double>(), 1e-3 * size);
   // E4M3 rounds by 1/16 at most, 2.6 % on average, in each of four layers. Of most tokens: where a rounding sends one
   // to another expert, its error is of another kind.
   const at::Tensor errors = (naive - exact).square().mean(1).sqrt() / exact.square().mean().sqrt();

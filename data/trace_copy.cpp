@@ -127,7 +127,7 @@ TraceCopySummary repair_traces(const std::filesystem::path& source, const std::f
       if (!writer->contains(trace->document.key)) writer->append(*trace);
     }
   }
-  core::check(writer.has_value(), "{}: no shard can be repaired: {}", source.string(), summary.damage.front());
+  if (!writer) core::fail("{}: no shard can be repaired: {}", source.string(), summary.damage.front());
   writer->finish();
   return summary;
 }

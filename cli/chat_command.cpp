@@ -127,10 +127,7 @@ void add_chat_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", options->generate.seed, "The same seed and messages give the same answers")
       ->capture_default_str();
-  command
-      ->add_option("--thinking-budget", options->thinking_budget,
-                   "End reasoning (<think> ... </think>) after so many tokens; no limit if left out")
-      ->check(non_negative());
+  add_thinking_budget_option(*command, options->thinking_budget);
   command->add_option("--draft-tokens", options->draft_tokens,
                       "Tokens guessed ahead and checked in one pass; 1 if the model has a prediction module (MTP)");
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")

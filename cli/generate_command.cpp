@@ -236,10 +236,7 @@ void add_generate_command(CLI::App& app) {
           "Tokens that the cache holds for all answers side by side; 0 is enough for whole contexts, at most 2 GiB")
       ->check(non_negative())
       ->capture_default_str();
-  command
-      ->add_option("--thinking-budget", options->sampling.thinking_budget,
-                   "End reasoning (<think> ... </think>) after so many tokens; no limit if left out")
-      ->check(CLI::NonNegativeNumber);
+  add_thinking_budget_option(*command, options->sampling.thinking_budget);
   command->add_option(
       "--draft-tokens", options->capture.draft_tokens,
       "Tokens guessed ahead and checked in one pass; 1 if the teacher has a prediction module (MTP), for "

@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "data/chat_template.h"
@@ -44,6 +45,13 @@ inline void add_chat_template_option(CLI::App& command, std::string& family) {
   command
       .add_option("--chat-template", family, "Family of the chat template, where the model has none or an unknown one")
       ->check(chat_template_family());
+}
+
+inline void add_thinking_budget_option(CLI::App& command, std::optional<int64_t>& budget) {
+  command
+      .add_option("--thinking-budget", budget,
+                  "End reasoning (<think> ... </think>) after so many tokens; no limit if left out")
+      ->check(non_negative());
 }
 
 inline void add_cache_dtype_option(CLI::App& command, bool& fp8) {

@@ -8,6 +8,8 @@
 
 namespace distill::kernels {
 
+inline constexpr float kLargestE4m3 = 448;
+
 // One value in storage.
 struct E4m3 {
   uint8_t bits;

@@ -2,10 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/fp8/e4m3.h"
+
 namespace distill::kernels {
 namespace {
-
-constexpr double kLargestE4m3 = 448;
 
 int64_t blocks_of(int64_t size) {
   return (size + kScaleBlock - 1) / kScaleBlock;

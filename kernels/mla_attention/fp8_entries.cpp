@@ -11,8 +11,6 @@
 namespace distill::kernels {
 namespace {
 
-constexpr float kLargestE4m3 = 448;
-
 template <typename T>
 void encode(const Fp8Entry& entry, const T* latent, const T* key, uint8_t* to) {
   for (int64_t block = 0; block < entry.scales(); ++block) {

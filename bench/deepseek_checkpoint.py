@@ -1,5 +1,9 @@
 """Synthetic DeepSeek-V3 checkpoints, large enough to time: in FP8 with block scales as DeepSeek publishes them, in bf16
-(the same values, dequantised) for transformers, and as GGUF in Q8_0 for llama.cpp. Written a layer at a time."""
+(the same values, dequantised) for transformers, and as GGUF in Q8_0 for llama.cpp. Written a layer at a time.
+
+Weights are random, but not what chooses experts: between random scores the gaps are so small that Q8_0's roundings send
+tokens to other experts and logits cannot be compared. So each token belongs to a topic, a direction in its embedding, and
+each layer's router sends a topic to experts of its own, drawn at random."""
 
 import json
 import pathlib
@@ -20,9 +24,9 @@ SHAPES = {
                   num_hidden_layers=12, num_attention_heads=16, n_routed_experts=32, n_shared_experts=1, n_group=4,
                   topk_group=2, num_experts_per_tok=4, kv_lora_rank=256, q_lora_rank=512, qk_rope_head_dim=64,
                   qk_nope_head_dim=64, v_head_dim=64),
-    # DeepSeek-V2-Lite's layers with a quarter of its experts, so that all three fit 24 GB of memory, one after the other.
+    # DeepSeek-V2-Lite's layers, 6 of its 27: 3.1 G parameters, of which a token uses 0.6 G.
     "v2-lite": dict(vocab_size=32768, hidden_size=2048, intermediate_size=10944, moe_intermediate_size=1408,
-                    num_hidden_layers=27, num_attention_heads=16, n_routed_experts=16, n_shared_experts=2, n_group=1,
+                    num_hidden_layers=6, num_attention_heads=16, n_routed_experts=64, n_shared_experts=2, n_group=1,
                     topk_group=1, num_experts_per_tok=6, kv_lora_rank=512, q_lora_rank=None, qk_rope_head_dim=64,
                     qk_nope_head_dim=128, v_head_dim=128),
 }  # fmt: skip
@@ -32,6 +36,9 @@ COMMON = dict(model_type="deepseek_v3", architectures=["DeepseekV3ForCausalLM"],
               max_position_embeddings=4096, tie_word_embeddings=False, num_nextn_predict_layers=0, bos_token_id=1,
               eos_token_id=2)  # fmt: skip
 DEVIATION = 0.03
+TOPICS = 32
+TOPIC_LOGIT = 8  # of a topic's experts, where hidden states hold nothing else
+ROUTER_DEVIATION = 0.01  # of the other experts' weights
 
 
 def config_of(shape):
@@ -107,8 +114,30 @@ def size_of(c):
     return result
 
 
+def topic_directions(c):
+    """[TOPICS, hidden], orthonormal."""
+    return torch.linalg.qr(torch.randn(c["hidden_size"], TOPICS))[0].T
+
+
+def embedding(c, topics):
+    """As large as norms make it, half of it the token's topic."""
+    of_token = torch.randint(TOPICS, (c["vocab_size"],))
+    return torch.randn(c["vocab_size"], c["hidden_size"]) + c["hidden_size"] ** 0.5 * topics[of_token]
+
+
+def router(c, topics):
+    """Each topic's experts lie in as many groups as a token may use."""
+    of_topic = torch.zeros(TOPICS, c["n_routed_experts"])
+    for row in of_topic:
+        groups = torch.randperm(c["n_group"])[: c["topk_group"]]
+        experts = torch.arange(c["n_routed_experts"]).view(c["n_group"], -1)[groups].flatten()
+        row[experts[torch.randperm(len(experts))[: c["num_experts_per_tok"]]]] = TOPIC_LOGIT / c["hidden_size"] ** 0.5
+    return of_topic.T @ topics + ROUTER_DEVIATION * torch.randn(c["n_routed_experts"], c["hidden_size"])
+
+
 def write_safetensors(c, fp8, bf16):
     torch.manual_seed(0)
+    topics = topic_directions(c)
     places = {fp8: {}, bf16: {}}
     for folder in places:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,17 +149,21 @@ def write_safetensors(c, fp8, bf16):
     for index, shapes in enumerate(parts(c)):
         stored, plain = {}, {}
         for name, shape in shapes.items():
-            values = torch.randn(shape)
-            if name.endswith("norm.weight"):
-                stored[name] = plain[name] = (1 + 0.1 * values).bfloat16()
-            elif is_quantised(name):
-                stored[name], stored[name + "_scale_inv"] = quantise(DEVIATION * values)
+            if is_quantised(name):
+                stored[name], stored[name + "_scale_inv"] = quantise(DEVIATION * torch.randn(shape))
                 plain[name] = dequantise(stored[name], stored[name + "_scale_inv"]).bfloat16()
-            elif "correction_bias" in name:
-                stored[name] = plain[name] = 0.1 * values
-            else:  # embeddings as large as norms make them, so that roundings do not send every token to other experts
-                deviation = 1 if name == "model.embed_tokens.weight" else DEVIATION
-                stored[name] = plain[name] = (deviation * values).bfloat16()
+                continue
+            if name.endswith("norm.weight"):
+                values = (1 + 0.1 * torch.randn(shape)).bfloat16()
+            elif name.endswith("correction_bias"):
+                values = 0.05 * torch.randn(shape)
+            elif name.endswith("gate.weight"):
+                values = router(c, topics).bfloat16()
+            elif name == "model.embed_tokens.weight":
+                values = embedding(c, topics).bfloat16()
+            else:
+                values = (DEVIATION * torch.randn(shape)).bfloat16()
+            stored[name] = plain[name] = values
         save(fp8, f"model-{index:05}.safetensors", stored)
         save(bf16, f"model-{index:05}.safetensors", plain)
     quantisation = dict(activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=[BLOCK, BLOCK])

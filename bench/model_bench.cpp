@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -15,6 +16,7 @@
 
 #include "data/model_files.h"
 #include "distill/load_model.h"
+#include "kernels/multiversion.h"
 #include "kernels/threads.h"
 
 namespace distill {
@@ -33,14 +35,25 @@ int64_t peak_memory_bytes() {
   return 1024 * usage.ru_maxrss;
 }
 
-// Bytes per second at which all threads together read memory; the best of a few passes.
+DISTILL_MULTIVERSION int64_t sum(const int64_t* values, int64_t count) {
+  int64_t total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < count; ++i) total += values[i];
+  return total;
+}
+
+// Bytes per second at which all threads together read memory, each its own part in order; the best of a few passes.
 double read_bandwidth() {
   const at::Tensor data = at::ones({int64_t{64} << 20}, at::kLong);  // 512 MB
   double best = 0;
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < 8; ++i) {
+    std::atomic<int64_t> total{0};
     const auto start = Clock::now();
-    if (data.sum().item<int64_t>() != data.numel()) std::abort();
+    at::parallel_for(0, data.numel(), 1, [&](int64_t begin, int64_t end) {
+      total += sum(data.const_data_ptr<int64_t>() + begin, end - begin);
+    });
     best = std::max(best, static_cast<double>(data.nbytes()) / seconds_since(start));
+    if (total != data.numel()) std::abort();
   }
   return best;
 }
@@ -55,12 +68,13 @@ class Sequences {
         cache_(model.make_cache(batch * blocks_, kBlockSize)),
         table_(at::arange(batch * blocks_, at::kInt).view({batch, blocks_})) {}
 
-  // Feeds `count` tokens to each sequence and computes the logits of the last ones.
+  // Feeds `count` tokens to each sequence, others to each, and computes the logits of the last ones.
   void step(int64_t count) {
     const at::Tensor positions = at::arange(length_, length_ + count, at::kLong).repeat({batch_});
-    const at::Tensor first_slots = at::arange(batch_, at::kLong).repeat_interleave(count) * (blocks_ * kBlockSize);
+    const at::Tensor sequence = at::arange(batch_, at::kLong).repeat_interleave(count);
+    const at::Tensor first_slots = sequence * (blocks_ * kBlockSize);
     length_ += count;
-    const nn::PackedBatch batch{.tokens = (positions * 7919 + 13) % model_.shape().vocab_size,
+    const nn::PackedBatch batch{.tokens = ((positions + sequence * 100003) * 7919 + 13) % model_.shape().vocab_size,
                                 .positions = positions,
                                 .sequence_offsets = at::arange(0, batch_ * count + 1, count, at::kInt)};
     const at::Tensor hidden = model_.forward(batch, *cache_,

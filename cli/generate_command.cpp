@@ -85,7 +85,8 @@ void print(const CaptureSummary& summary, const Options& options) {
     for (const auto& count : summary.drafts) {
       shares += fmt::format("{}{:.1f} %", shares.empty() ? "" : ", ", 100 * count.acceptance());
     }
-    line("drafts", shares + " accepted, by distance");
+    line("drafts",
+         fmt::format("{} accepted, by distance; {:.2f} tokens per pass", shares, nn::tokens_per_pass(summary.drafts)));
   }
   if (!summary.rejected.empty()) line("rejected", fmt::format("{} prompts", summary.rejected.size()));
   if (summary.interrupted) return;

@@ -40,6 +40,7 @@ nlohmann::json CaptureSummary::to_json() const {
     result["drafts"].push_back(
         {{"checked", count.checked}, {"accepted", count.accepted}, {"acceptance", count.acceptance()}});
   }
+  if (!drafts.empty()) result["tokens_per_pass"] = nn::tokens_per_pass(drafts);
   result["rejected"] = nlohmann::json::array();
   for (const auto& prompt : rejected) result["rejected"].push_back({{"id", prompt.id}, {"reason", prompt.reason}});
   return result;

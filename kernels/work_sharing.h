@@ -1,4 +1,4 @@
-// Hands out work items one by one to all threads, so that no core idles while another still has several to do.
+// Hands out work items to all threads, so that no core idles while another still has several to do.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 namespace distill::kernels {
 
@@ -13,8 +14,9 @@ namespace distill::kernels {
 inline constexpr int64_t kThreadWork = 65536;
 
 // Runs body(item) once for each item in [0, count), on as many threads as items and `total_work` (in multiply-adds) are
-// worth; in place when that is one or when already inside a parallel region. Items are started in ascending order: put
-// the large ones first.
+// worth; in place when that is one or when already inside a parallel region. Each thread has a run of neighbouring
+// items, which it starts in ascending order, so that it reads in order what these have in memory; then it helps the
+// others with theirs.
 template <typename Body>
 void share_work(int64_t count, int64_t total_work, const Body& body) {
   const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();
@@ -23,10 +25,20 @@ void share_work(int64_t count, int64_t total_work, const Body& body) {
     for (int64_t item = 0; item < count; ++item) body(item);
     return;
   }
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread) {
-      for (int64_t item = next.fetch_add(1); item < count; item = next.fetch_add(1)) body(item);
+  struct alignas(64) Run {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  std::vector<Run> runs(static_cast<size_t>(threads));
+  for (int64_t i = 0; i < threads; ++i) {
+    Run& run = runs[static_cast<size_t>(i)];
+    run.next.store(count * i / threads, std::memory_order_relaxed);
+    run.end = count * (i + 1) / threads;
+  }
+  at::parallel_for(0, threads, 1, [&](int64_t own, int64_t) {
+    for (int64_t i = own; i < own + threads; ++i) {
+      Run& run = runs[static_cast<size_t>(i % threads)];
+      for (int64_t item = run.next.fetch_add(1); item < run.end; item = run.next.fetch_add(1)) body(item);
     }
   });
 }

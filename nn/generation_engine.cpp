@@ -110,6 +110,13 @@ class GenerationEngine::Run {
   uint64_t next_id_ = 0;
 };
 
+double tokens_per_pass(std::span<const DraftCount> drafts) {
+  if (drafts.empty() || drafts.front().checked == 0) return 1;
+  int64_t accepted = 0;
+  for (const DraftCount& count : drafts) accepted += count.accepted;
+  return 1 + static_cast<double>(accepted) / static_cast<double>(drafts.front().checked);
+}
+
 GenerationEngine::GenerationEngine(CausalLM& model, std::shared_ptr<const data::Tokenizer> tokenizer,
                                    EngineOptions options)
     : model_(model), tokenizer_(std::move(tokenizer)), options_(options) {

@@ -129,8 +129,11 @@ class GroupedMlp {
       const auto count = static_cast<size_t>(x[g].rows() * rows);
       std::vector<float> gate(count);
       std::vector<float> up(count);
-      multiply_rows(weight(3 * groups[g].expert), first, rows, x[g], gate.data(), rows);
-      multiply_rows(weight(3 * groups[g].expert + 1), first, rows, x[g], up.data(), rows);
+      const WeightRows up_rows = weight(3 * groups[g].expert + 1);
+      const Item& next = items[std::min(static_cast<size_t>(i) + 1, items.size() - 1)];
+      multiply_rows(weight(3 * groups[g].expert), first, rows, x[g], gate.data(), rows, up_rows.values_of(first));
+      multiply_rows(up_rows, first, rows, x[g], up.data(), rows,
+                    weight(3 * groups[next.group].expert).values_of(next.first));
       gate_sums(gate.data(), up.data(), gate.data(), static_cast<int64_t>(count));
       for (int64_t t = 0; t < x[g].rows(); ++t) hidden[g].set_part(t, first, gate.data() + t * rows, rows);
     });
@@ -154,7 +157,9 @@ class GroupedMlp {
       std::vector<float> totals(static_cast<size_t>(tokens * rows));
       std::vector<float> sums(most_tokens * static_cast<size_t>(rows));
       for (size_t g = 0; g < groups.size(); ++g) {
-        multiply_rows(weight(3 * groups[g].expert + 2), first, rows, hidden[g], sums.data(), rows);
+        const bool last = g + 1 == groups.size();
+        const std::byte* next = weight(3 * groups[last ? 0 : g + 1].expert + 2).values_of(last ? first + rows : first);
+        multiply_rows(weight(3 * groups[g].expert + 2), first, rows, hidden[g], sums.data(), rows, next);
         for (size_t i = 0; i < groups[g].tokens.size(); ++i) {
           add_scaled(totals.data() + groups[g].tokens[i] * rows, sums.data() + i * static_cast<size_t>(rows),
                      groups[g].gates[i], rows);

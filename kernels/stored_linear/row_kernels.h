@@ -1,7 +1,8 @@
-// The instruction sets behind multiply_rows, one function each; the arguments are those of multiply_rows. Internal to
-// stored_linear.
+// The instruction sets behind multiply_rows, one function each; the arguments are those of multiply_rows, less `next`
+// where the processor foresees what is read. Internal to stored_linear.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/stored_linear/row_products.h"
@@ -19,6 +20,6 @@ void multiply_rows_avx512(const WeightRows& weights, int64_t first_row, int64_t 
 // The same and AMX tiles of bf16.
 bool has_amx_rows();
 void multiply_rows_amx(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x, float* sums,
-                       int64_t stride);
+                       int64_t stride, const std::byte* next);
 
 }  // namespace distill::kernels

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "kernels/stored_linear/row_kernels.h"
@@ -11,8 +12,8 @@ namespace distill::kernels {
 namespace {
 
 constexpr int64_t kStep = 64;      // inputs that the vector loops take at once
+constexpr int64_t kRun = 8;        // neighbouring inputs that no layout tears apart
 constexpr int64_t kPairBytes = 4;  // two bf16
-constexpr int64_t kPairRowBytes = ActivationRows::kGroup * kPairBytes;
 
 int64_t element_size(WeightType type) {
   switch (type) {
@@ -70,8 +71,9 @@ ActivationRows::ActivationRows(int64_t rows, int64_t size, RowIsa isa, WeightTyp
       isa_(isa),
       shuffled_(isa != RowIsa::kPortable && weights == WeightType::kE4m3),
       row_bytes_(isa == RowIsa::kPortable ? size * 4 : padded(size, kStep) * 2),
-      lines_(static_cast<size_t>((isa == RowIsa::kAmx ? padded(rows, kGroup) : rows) * row_bytes_) / sizeof(Line) + 1) {
-}
+      lines_(static_cast<size_t>((isa == RowIsa::kAmx && rows > kGroup ? padded(rows, kGroup) : rows) * row_bytes_) /
+                 sizeof(Line) +
+             1) {}
 
 // Where input i of a row lies among the row's inputs: see Loader<kE4m3>.
 int64_t ActivationRows::index_of(int64_t i) const {
@@ -85,7 +87,7 @@ int64_t ActivationRows::index_of(int64_t i) const {
 std::byte* ActivationRows::bf16_at(int64_t row, int64_t i) {
   const int64_t index = index_of(i);
   if (isa_ != RowIsa::kAmx) return mutable_row(row) + index * 2;
-  return mutable_row(row / kGroup * kGroup) + index / 2 * kPairRowBytes + row % kGroup * kPairBytes + index % 2 * 2;
+  return mutable_row(row / kGroup * kGroup) + index / 2 * pair_bytes() + row % kGroup * kPairBytes + index % 2 * 2;
 }
 
 void ActivationRows::set(int64_t row, const float* values) {
@@ -98,25 +100,8 @@ void ActivationRows::set(int64_t row, const Bf16* values) {
     for (int64_t i = 0; i < size_; ++i) floats[i] = to_float(values[i]);
     return;
   }
-  if (isa_ == RowIsa::kAmx) {
-    set_pairs(row, values);
-    return;
-  }
-  const int64_t run = shuffled_ ? 8 : size_;  // inputs that stay together
-  for (int64_t i = 0; i < size_; i += run) {
-    std::memcpy(bf16_at(row, i), values + i, static_cast<size_t>(std::min(run, size_ - i)) * sizeof(Bf16));
-  }
-}
-
-void ActivationRows::set_pairs(int64_t row, const Bf16* values) {
-  std::byte* to = bf16_at(row, 0);
-  const int64_t whole = size_ / 8 * 8;
-  for (int64_t i = 0; i < whole; i += 8) {
-    std::byte* pairs = to + index_of(i) / 2 * kPairRowBytes;
-    for (int64_t pair = 0; pair < 4; ++pair) {
-      std::memcpy(pairs + pair * kPairRowBytes, values + i + 2 * pair, static_cast<size_t>(kPairBytes));
-    }
-  }
+  const int64_t whole = size_ / kRun * kRun;
+  for (int64_t i = 0; i < whole; i += kRun) set_run(row, i, values + i);
   for (int64_t i = whole; i < size_; ++i) std::memcpy(bf16_at(row, i), values + i, sizeof(Bf16));
 }
 
@@ -126,21 +111,40 @@ void ActivationRows::set_part(int64_t row, int64_t first, const float* values, i
     std::memcpy(floats + first, values, static_cast<size_t>(count) * sizeof(float));
     return;
   }
-  for (int64_t i = 0; i < count; ++i) {
-    const auto rounded = from_float<Bf16>(values[i]);
-    std::memcpy(bf16_at(row, first + i), &rounded, sizeof rounded);
+  for (int64_t i = 0; i < count;) {
+    std::array<Bf16, kRun> rounded;
+    const int64_t run = (first + i) % kRun == 0 ? std::min(kRun, count - i) : 1;
+    for (int64_t j = 0; j < run; ++j) rounded[static_cast<size_t>(j)] = from_float<Bf16>(values[i + j]);
+    if (run == kRun) {
+      set_run(row, first + i, rounded.data());
+    } else {
+      for (int64_t j = 0; j < run; ++j) std::memcpy(bf16_at(row, first + i + j), &rounded[static_cast<size_t>(j)], 2);
+    }
+    i += run;
+  }
+}
+
+void ActivationRows::set_run(int64_t row, int64_t i, const Bf16* values) {
+  std::byte* to = bf16_at(row, i);
+  if (isa_ != RowIsa::kAmx) {
+    std::memcpy(to, values, kRun * sizeof(Bf16));
+    return;
+  }
+  for (int64_t pair = 0; pair < kRun / 2; ++pair) {
+    std::memcpy(to + pair * pair_bytes(), values + 2 * pair, static_cast<size_t>(kPairBytes));
   }
 }
 
 void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x, float* sums,
-                   int64_t stride) {
+                   int64_t stride, const std::byte* next) {
   switch (x.isa()) {
     case RowIsa::kPortable:
       return multiply_rows_portable(weights, first_row, rows, x, sums, stride);
     case RowIsa::kAvx512Bf16:
       return multiply_rows_avx512(weights, first_row, rows, x, sums, stride);
     case RowIsa::kAmx:
-      return multiply_rows_amx(weights, first_row, rows, x, sums, stride);
+      return multiply_rows_amx(weights, first_row, rows, x, sums, stride,
+                               next != nullptr ? next : weights.values_of(first_row + rows));
   }
 }
 

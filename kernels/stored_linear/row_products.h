@@ -5,6 +5,7 @@
 // many rows or tokens are computed together: results do not change with the batch.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -39,7 +40,9 @@ struct WeightRows {
 // Activations [rows, size] laid out for one instruction set and weight type.
 //   kPortable    rows of fp32
 //   kAvx512Bf16  rows of bf16, padded with zeros to whole steps of 64 inputs
-//   kAmx         groups of 16 rows, each [steps * 32 pairs of inputs, 16 rows, 2] bf16
+//   kAmx         groups of 16 rows, each [steps * 32 pairs of inputs, 16 rows, 2] bf16; fewer rows in all are one
+//   narrower
+//                group
 // For FP8 weights the inputs of a step are ordered as the decoder emits its values.
 class ActivationRows {
  public:
@@ -56,10 +59,12 @@ class ActivationRows {
   // AMX: of the first row of a group, the group.
   const std::byte* row(int64_t index) const { return lines_.front().bytes + index * row_bytes_; }
   RowIsa isa() const { return isa_; }
+  // AMX: from one pair of inputs to the next.
+  int64_t pair_bytes() const { return std::min(rows_, kGroup) * 4; }
 
  private:
   int64_t index_of(int64_t i) const;
-  void set_pairs(int64_t row, const Bf16* values);
+  void set_run(int64_t row, int64_t i, const Bf16* values);
   std::byte* bf16_at(int64_t row, int64_t i);
   std::byte* mutable_row(int64_t index) { return lines_.front().bytes + index * row_bytes_; }
 
@@ -76,8 +81,9 @@ class ActivationRows {
 };
 
 // sums[t * stride + r] = weight row (first_row + r) times activation row t, for r in [0, rows) and every row of `x`,
-// which was made for weights.type.
+// which was made for weights.type. Meanwhile memory from `next` on is fetched, where the caller will read weights
+// after these; null stands for the rows that follow.
 void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x, float* sums,
-                   int64_t stride);
+                   int64_t stride, const std::byte* next = nullptr);
 
 }  // namespace distill::kernels

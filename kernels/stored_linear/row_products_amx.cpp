@@ -20,23 +20,27 @@ namespace {
 constexpr int64_t kGroup = ActivationRows::kGroup;
 constexpr int64_t kRows = 2 * kTileRows;              // of weights at a time
 constexpr int64_t kBufferRowBytes = kScaleBlock * 2;  // decoded bf16
-constexpr int64_t kGroupStepBytes = kTileInputs / 2 * kTileBytes;
 
 // Up to 32 weight rows against up to two groups of tokens. Sums in tiles 0 (upper rows, first group), 1 (lower, first),
 // 2 (upper, second), 3 (lower, second); weights in 4 and 5, activations in 6 and 7.
 struct Extent {
   int64_t rows;
   int64_t groups;
+  int64_t pair_bytes;  // of activations
   bool lower() const { return rows > kTileRows; }
   bool second() const { return groups > 1; }
+  int64_t group_step_bytes() const { return kTileInputs / 2 * pair_bytes; }
 };
 
-DISTILL_AMX_ROWS void configure(int64_t rows) {
+DISTILL_AMX_ROWS void configure(int64_t rows, int64_t pair_bytes) {
   TileConfig config;
   const int64_t upper = std::min(rows, kTileRows);
-  for (const int tile : {0, 2, 4}) config.set(tile, upper);
-  for (const int tile : {1, 3, 5}) config.set(tile, rows > kTileRows ? rows - kTileRows : 1);
-  for (const int tile : {6, 7}) config.set(tile, kTileInputs / 2);
+  const int64_t lower = rows > kTileRows ? rows - kTileRows : 1;
+  for (const int tile : {0, 2}) config.set(tile, upper, pair_bytes);
+  for (const int tile : {1, 3}) config.set(tile, lower, pair_bytes);
+  config.set(4, upper);
+  config.set(5, lower);
+  for (const int tile : {6, 7}) config.set(tile, kTileInputs / 2, pair_bytes);
   config.load();
 }
 
@@ -47,19 +51,25 @@ DISTILL_AMX_ROWS inline void clear_sums() {
   _tile_zero(3);
 }
 
-// Adds the products of `steps` times 32 inputs.
+// Fetches `lines` cache lines into the second-level cache, where a call will soon look for them.
+DISTILL_AMX_ROWS inline void fetch(const std::byte* from, int64_t lines) {
+  for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(from + line * kTileBytes, 0, 2);
+}
+
+// Adds the products of `steps` times 32 inputs. From `next`, if not null, as much is fetched as weights are read.
 DISTILL_AMX_ROWS inline void add_steps(const Extent& extent, const std::byte* weights, int64_t weight_stride,
-                                       const std::byte* const* groups, int64_t steps) {
+                                       const std::byte* const* groups, int64_t steps, const std::byte* next) {
   for (int64_t step = 0; step < steps; ++step) {
+    if (next != nullptr) fetch(next + step * extent.rows * kTileBytes, extent.rows);
     _tile_loadd(4, weights + step * kTileBytes, weight_stride);
-    _tile_loadd(6, groups[0] + step * kGroupStepBytes, kTileBytes);
+    _tile_loadd(6, groups[0] + step * extent.group_step_bytes(), extent.pair_bytes);
     _tile_dpbf16ps(0, 4, 6);
     if (extent.lower()) {
       _tile_loadd(5, weights + kTileRows * weight_stride + step * kTileBytes, weight_stride);
       _tile_dpbf16ps(1, 5, 6);
     }
     if (extent.second()) {
-      _tile_loadd(7, groups[1] + step * kGroupStepBytes, kTileBytes);
+      _tile_loadd(7, groups[1] + step * extent.group_step_bytes(), extent.pair_bytes);
       _tile_dpbf16ps(2, 4, 7);
       if (extent.lower()) _tile_dpbf16ps(3, 5, 7);
     }
@@ -89,9 +99,11 @@ void write_out(const std::array<std::array<float, kGroup>, kRows>& sums, int64_t
 struct RowRange {
   const WeightRows& weights;
   int64_t first, count;
+  const std::byte* next;  // what will be read after them
 };
 
-// Inputs [begin, begin + count) of the rows as bf16, count <= 128, zeros up to a whole number of steps.
+// Inputs [begin, begin + count) of the rows as bf16, count <= 128, zeros up to a whole number of steps. Of FP8, the
+// same part of what comes next is fetched.
 template <WeightType kType>
 DISTILL_AMX_ROWS inline void decode_block(const RowRange& rows, int64_t begin, int64_t count, std::byte* buffer) {
   constexpr int64_t kElement = kType == WeightType::kE4m3 ? 1 : 2;
@@ -99,8 +111,11 @@ DISTILL_AMX_ROWS inline void decode_block(const RowRange& rows, int64_t begin, i
   for (int64_t r = 0; r < rows.count; ++r) {
     const std::byte* from = rows.weights.values_of(rows.first + r) + begin * kElement;
     std::byte* to = buffer + r * kBufferRowBytes;
-    __builtin_prefetch(from + kScaleBlock * kElement * 2);
-    __builtin_prefetch(from + kScaleBlock * kElement * 2 + 64);
+    if constexpr (kType == WeightType::kE4m3) {
+      fetch(rows.next + begin * rows.count + r * kScaleBlock, kScaleBlock / kTileBytes);
+      __builtin_prefetch(from + kScaleBlock * 2);
+      __builtin_prefetch(from + kScaleBlock * 2 + kTileBytes);
+    }
     for (int64_t i = 0; i < count; i += kLoadStep) {
       const Weights64 values =
           count - i >= kLoadStep ? loader.load(from + i * kElement) : loader.load_part(from + i * kElement, count - i);
@@ -123,14 +138,15 @@ DISTILL_AMX_ROWS void multiply_bf16(const RowRange& rows, const ActivationRows& 
   if (rest > 0) decode_block<WeightType::kBf16>(rows, whole * kTileInputs, rest, tail.data());
   const std::byte* values = rows.weights.values_of(rows.first);
   for (int64_t t = 0; t < x.rows(); t += 2 * kGroup) {
-    const Extent extent{.rows = rows.count, .groups = x.rows() - t > kGroup ? 2 : 1};
+    const Extent extent{.rows = rows.count, .groups = x.rows() - t > kGroup ? 2 : 1, .pair_bytes = x.pair_bytes()};
     const std::byte* groups[2] = {x.row(t), x.row(extent.second() ? t + kGroup : t)};
     alignas(64) Sums out;
     clear_sums();
-    add_steps(extent, values, in * 2, groups, whole);
+    add_steps(extent, values, in * 2, groups, whole, t == 0 ? rows.next : nullptr);
     if (rest > 0) {
-      const std::byte* last[2] = {groups[0] + whole * kGroupStepBytes, groups[1] + whole * kGroupStepBytes};
-      add_steps(extent, tail.data(), kBufferRowBytes, last, 1);
+      const int64_t offset = whole * extent.group_step_bytes();
+      const std::byte* last[2] = {groups[0] + offset, groups[1] + offset};
+      add_steps(extent, tail.data(), kBufferRowBytes, last, 1, nullptr);
     }
     store_sums(extent, out);
     for (int64_t g = 0; g < extent.groups; ++g) {
@@ -162,6 +178,7 @@ DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& 
   alignas(64) std::array<std::array<std::byte, kRows * kBufferRowBytes>, 2> buffers;
   alignas(64) std::array<float, kMaxGroups * kRows * kGroup> totals;
   std::fill_n(totals.begin(), (tokens + kGroup - 1) / kGroup * kRows * kGroup, 0.0f);
+  alignas(64) Sums block{};  // of a narrow group only a part is written
   decode_block<WeightType::kE4m3>(rows, 0, std::min(kScaleBlock, in), buffers[0].data());
   for (int64_t begin = 0; begin < in; begin += kScaleBlock) {
     const int64_t count = std::min(kScaleBlock, in - begin);
@@ -176,13 +193,12 @@ DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& 
       scales[static_cast<size_t>(r)] = rows.weights.scales_of(rows.first + r)[begin / kScaleBlock];
     }
     for (int64_t t = 0; t < tokens; t += 2 * kGroup) {
-      const Extent extent{.rows = rows.count, .groups = tokens - t > kGroup ? 2 : 1};
-      const int64_t offset = begin / kTileInputs * kGroupStepBytes;
+      const Extent extent{.rows = rows.count, .groups = tokens - t > kGroup ? 2 : 1, .pair_bytes = x.pair_bytes()};
+      const int64_t offset = begin / kTileInputs * extent.group_step_bytes();
       const std::byte* groups[2] = {x.row(first_token + t) + offset,
                                     x.row(first_token + (extent.second() ? t + kGroup : t)) + offset};
-      alignas(64) Sums block;
       clear_sums();
-      add_steps(extent, buffer.data(), kBufferRowBytes, groups, steps_of(count, WeightType::kE4m3));
+      add_steps(extent, buffer.data(), kBufferRowBytes, groups, steps_of(count, WeightType::kE4m3), nullptr);
       store_sums(extent, block);
       for (int64_t g = 0; g < extent.groups; ++g) {
         add_scaled(block[static_cast<size_t>(g)], scales.data(), rows.count,
@@ -204,10 +220,14 @@ bool has_amx_rows() {
 }
 
 DISTILL_AMX_ROWS void multiply_rows_amx(const WeightRows& weights, int64_t first_row, int64_t rows,
-                                        const ActivationRows& x, float* sums, int64_t stride) {
+                                        const ActivationRows& x, float* sums, int64_t stride, const std::byte* next) {
+  if (x.rows() == 0) return;
   for (int64_t r = 0; r < rows; r += kRows) {
-    const RowRange range{.weights = weights, .first = first_row + r, .count = std::min(kRows, rows - r)};
-    configure(range.count);
+    const RowRange range{.weights = weights,
+                         .first = first_row + r,
+                         .count = std::min(kRows, rows - r),
+                         .next = rows - r > kRows ? weights.values_of(first_row + r + kRows) : next};
+    configure(range.count, x.pair_bytes());
     if (weights.type == WeightType::kBf16) {
       multiply_bf16(range, x, sums + r, stride);
     } else {
@@ -226,7 +246,7 @@ namespace distill::kernels {
 bool has_amx_rows() {
   return false;
 }
-void multiply_rows_amx(const WeightRows&, int64_t, int64_t, const ActivationRows&, float*, int64_t) {}
+void multiply_rows_amx(const WeightRows&, int64_t, int64_t, const ActivationRows&, float*, int64_t, const std::byte*) {}
 
 }  // namespace distill::kernels
 

@@ -138,6 +138,38 @@ TEST(RowProducts, OfAllInstructionSetsEqualTheFormulaFromAnyRowOn) {
   }
 }
 
+TEST(RowProducts, CountEveryFp8ValueExactly) {
+  constexpr int64_t kIn = 96;  // a whole step of the vector loops and a part of one
+  at::Tensor codes = (at::arange(256).unsqueeze(1) + at::arange(kIn)) % 256;
+  codes = at::where(codes % 128 == 127, at::zeros_like(codes), codes).to(at::kByte);  // without NaN
+  const StoredWeight weight{.values = codes.view(at::kFloat8_e4m3fn), .scales = at::ones({2, 1})};
+  const at::Tensor expected = dequantise(weight).t();
+  const at::Tensor x = at::eye(kIn).to(at::kBFloat16);
+  for (const RowIsa isa : isas()) {
+    ActivationRows activations(kIn, kIn, isa, WeightType::kE4m3);
+    for (int64_t t = 0; t < kIn; ++t) activations.set(t, static_cast<const Bf16*>(x[t].const_data_ptr()));
+    const at::Tensor y = at::empty({kIn, 256});
+    multiply_rows(WeightRows::of(weight), 0, 256, activations, y.mutable_data_ptr<float>(), 256);
+    EXPECT_TRUE(at::equal(y, expected)) << "isa " << static_cast<int>(isa);
+  }
+}
+
+TEST(RowProducts, OfNanAreNan) {
+  for (const int64_t code : {0x7F, 0xFF}) {
+    at::Tensor codes = at::full({2, 64}, 0x38, at::kByte);
+    codes[0][5] = code;
+    const StoredWeight weight{.values = codes.view(at::kFloat8_e4m3fn), .scales = at::ones({1, 1})};
+    for (const RowIsa isa : isas()) {
+      ActivationRows activations(1, 64, isa, WeightType::kE4m3);
+      activations.set(0, at::ones({64}).const_data_ptr<float>());
+      float y[2] = {};
+      multiply_rows(WeightRows::of(weight), 0, 2, activations, y, 2);
+      EXPECT_TRUE(std::isnan(y[0])) << "isa " << static_cast<int>(isa);
+      EXPECT_EQ(y[1], 64) << "isa " << static_cast<int>(isa);
+    }
+  }
+}
+
 TEST(HeadLinear, MultipliesEachHeadWithItsOwnRows) {
   for (const at::ScalarType type : kWeightTypes) {
     const StoredWeight weight = stored(random({3 * 150, 96}, 9), type);

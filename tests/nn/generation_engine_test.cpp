@@ -422,6 +422,8 @@ TEST(GenerationEngine, TakesFewerStepsWithDrafts) {
   EXPECT_EQ(plain.steps, 61);
   EXPECT_EQ(drafted.steps, 1 + 60 / 4);
   EXPECT_TRUE(plain.drafts.empty());
+  EXPECT_EQ(tokens_per_pass(plain.drafts), 1);
+  EXPECT_NEAR(tokens_per_pass(drafted.drafts), 4, 0.1);
 }
 
 TEST(GenerationEngine, ShowsTheLogitsOfEachPositionOnceWithDrafts) {

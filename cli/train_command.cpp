@@ -86,9 +86,8 @@ void print(const TrainingSummary& summary, const Options& options) {
   if (!summary.report.empty()) line("report", summary.report.string());
 }
 
-// The models that score the tokens during training, checked against the traces' tokenizer and the student.
-std::vector<OnlineTeacher> load_teachers(const Options& options, const data::TraceReader& traces,
-                                         const nn::CausalLM& student, c10::ScalarType compute) {
+// The models that score the tokens during training, checked against the student.
+std::vector<OnlineTeacher> load_teachers(const Options& options, const Student& student, c10::ScalarType compute) {
   if (!options.online_weights.empty() && options.online_weights.size() != options.online.size()) {
     core::fail_usage("--online-weights: {} for {} teachers", options.online_weights.size(), options.online.size());
   }
@@ -96,14 +95,16 @@ std::vector<OnlineTeacher> load_teachers(const Options& options, const data::Tra
   std::vector<OnlineTeacher> teachers;
   for (size_t i = 0; i < options.online.size(); ++i) {
     const auto files = data::ModelFiles::open(options.online[i]);
-    core::with_context(options.online[i].string(),
-                       [&] { traces.require(files.tokenizer()->fingerprint(), traces.provenance().vocab_size); });
+    core::check(files.tokenizer()->fingerprint() == student.tokenizer->fingerprint(),
+                "{}: a teacher that scores the student's tokens must have the student's tokenizer",
+                options.online[i].string());
     const double equal = 1.0 / static_cast<double>(options.online.size());
     teachers.push_back({.model = load_model(files, {.compute = compute}),
                         .weight = sum > 0 ? options.online_weights[i] / sum : equal});
-    core::check(teachers.back().model->shape().vocab_size <= student.shape().vocab_size,
+    const int64_t vocab_size = student.model->shape().vocab_size;
+    core::check(teachers.back().model->shape().vocab_size <= vocab_size,
                 "{}: the teacher's vocabulary of {} is larger than the student's of {}", options.online[i].string(),
-                teachers.back().model->shape().vocab_size, student.shape().vocab_size);
+                teachers.back().model->shape().vocab_size, vocab_size);
   }
   return teachers;
 }
@@ -124,14 +125,18 @@ void start_ranks(int count) {
 void train_as_rank(Options& options, nn::RankGroup* ranks) {
   const Recipe recipe = make_recipe(options);
   const auto traces = std::make_shared<const data::TraceReader>(data::TraceReader::open(options.data));
+  const OtherTokenizer other_tokenizer = recipe.objective.other_tokenizer;
   options.student.seed = recipe.seed;
-  Student student = make_student(options.student, *traces, recipe.compute, recipe.recompute_activations);
+  Student student =
+      make_student(options.student, *traces, recipe.compute, recipe.recompute_activations, other_tokenizer);
+  const auto student_traces = traces_for(student, options.student, traces, other_tokenizer);
+  auto teachers = load_teachers(options, student, recipe.compute);
   const TrainingSummary summary = train({.student = *student.model,
                                          .package = std::move(student.package),
-                                         .traces = traces,
+                                         .traces = student_traces,
                                          .run = options.out,
                                          .recipe = recipe,
-                                         .teachers = load_teachers(options, *traces, *student.model, recipe.compute),
+                                         .teachers = std::move(teachers),
                                          .tokenizer = student.tokenizer,
                                          .stop_tokens = student.stop_tokens,
                                          .ranks = ranks});
@@ -190,6 +195,9 @@ void add_train_command(CLI::App& app) {
       ->check(CLI::Range(1, 1024));
   command->add_option("--teacher", options->student.teacher,
                       "Where the teacher is now, for its tokenizer; the traces say where it was");
+  command->add_option("--tokenizer", options->student.tokenizer,
+                      "Model whose tokenizer and chat template a new student gets, instead of the teacher's; needs a\n"
+                      "recipe with other_tokenizer under objective");
   command->add_option("--online", options->online,
                       "Teachers that score the tokens during training, instead of the traces' stored distributions");
   command->add_option("--online-weights", options->online_weights, "Of the teachers' divergences; equal by default")

@@ -111,7 +111,7 @@ BatcherState BatcherState::from_json(const nlohmann::json& json) {
 // All batches of all windows and epochs form one endless stream. `position` is where the next step of all ranks begins
 // in it: rank r takes the batch r places later. So every rank is in the same state.
 struct Batcher::State {
-  std::shared_ptr<const TraceReader> reader;
+  std::shared_ptr<const TraceSource> reader;
   BatcherOptions options;
   BatcherState position;
   std::vector<size_t> by_key;  // all documents in an order that does not depend on which shards they came to lie in
@@ -240,7 +240,7 @@ TrainingBatch Batcher::State::build(const BatcherState& at) {
   return builder.finish();
 }
 
-Batcher::Batcher(std::shared_ptr<const TraceReader> reader, BatcherOptions options)
+Batcher::Batcher(std::shared_ptr<const TraceSource> reader, BatcherOptions options)
     : state_(std::make_unique<State>()) {
   core::check(options.max_tokens > 0 && options.max_tokens < INT32_MAX, "batches of {} tokens", options.max_tokens);
   core::check(options.world > 0 && options.rank >= 0 && options.rank < options.world, "rank {} of {}", options.rank,

@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-#include "data/trace_reader.h"
+#include "data/trace_source.h"
 
 namespace distill::data {
 
@@ -61,7 +61,7 @@ struct BatcherState {
 class Batcher {
  public:
   // Throws Error if no document falls on this side of the validation split.
-  Batcher(std::shared_ptr<const TraceReader> reader, BatcherOptions options);
+  Batcher(std::shared_ptr<const TraceSource> reader, BatcherOptions options);
   ~Batcher();
 
   // The next batch of this rank; epochs follow each other without end, each in another order.

@@ -4,6 +4,7 @@
 
 #include "core/config.h"
 #include "core/error.h"
+#include "core/json_difference.h"
 
 namespace distill::data {
 
@@ -93,18 +94,7 @@ std::string TraceProvenance::difference(const TraceProvenance& other) const {
     mine.erase(key);
     theirs.erase(key);
   }
-  mine = mine.flatten();
-  theirs = theirs.flatten();
-  for (const auto& [key, value] : theirs.items()) {
-    if (!mine.contains(key)) mine[key] = nullptr;
-  }
-  for (const auto& [key, value] : mine.items()) {
-    if (value == theirs[key]) continue;  // null where only one has the key
-    std::string name = key.substr(1);
-    std::ranges::replace(name, '/', ' ');
-    return fmt::format("{}: {} against {}", name, value.dump(), theirs[key].dump());
-  }
-  return {};
+  return core::first_difference(mine, theirs);
 }
 
 int32_t TraceProvenance::reasoning_length(const TraceDocument& document) const {

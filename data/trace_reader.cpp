@@ -1,8 +1,6 @@
 #include "data/trace_reader.h"
 
 #include <algorithm>
-#include <atomic>
-#include <future>
 
 #include "core/error.h"
 #include "data/trace_shard.h"
@@ -80,7 +78,7 @@ std::pair<const TraceShard&, size_t> TraceReader::locate(size_t index) const {
   return {*shards_[shard], index - offsets_[shard]};
 }
 
-TraceReader::Lengths TraceReader::lengths(size_t index) const {
+TraceSource::Lengths TraceReader::lengths(size_t index) const {
   const auto [shard, local] = locate(index);
   return {shard.prompt_length(local), shard.completion_length(local)};
 }
@@ -98,19 +96,6 @@ TraceKey TraceReader::key(size_t index) const {
 Trace TraceReader::read(size_t index) const {
   const auto [shard, local] = locate(index);
   return shard.trace(local);
-}
-
-std::vector<Trace> TraceReader::read(std::span<const size_t> indices, size_t threads) const {
-  std::vector<Trace> traces(indices.size());
-  std::atomic<size_t> next = 0;
-  const auto work = [&] {
-    for (size_t i = next++; i < indices.size(); i = next++) traces[i] = read(indices[i]);
-  };
-  std::vector<std::future<void>> others;  // end before what they use, whatever is thrown
-  for (size_t i = 1; i < std::min(threads, indices.size()); ++i) others.push_back(std::async(std::launch::async, work));
-  work();
-  for (auto& other : others) other.get();
-  return traces;
 }
 
 TraceDocument TraceReader::read_document(size_t index) const {

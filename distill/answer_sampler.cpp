@@ -46,7 +46,26 @@ class BatchWriter {
 
 }  // namespace
 
-AnswerSampler::AnswerSampler(std::shared_ptr<const data::TraceReader> traces, const OnPolicyOptions& options,
+std::vector<std::vector<int32_t>> write_answers(nn::CausalLM& writer, std::span<const data::TraceDocument> documents,
+                                                const nn::GenerateOptions& options) {
+  std::vector<std::vector<int32_t>> answers(documents.size());
+  nn::GenerationEngine engine(writer, nullptr);
+  size_t next = 0;
+  const auto source = [&]() -> std::optional<nn::GenerationRequest> {
+    if (next == documents.size()) return {};
+    const auto prompt = documents[next].prompt();
+    // The sample's number says which document an answer belongs to, since prompts may repeat.
+    return nn::GenerationRequest{.id = documents[next].key.prompt_id,
+                                 .prompt = {prompt.begin(), prompt.end()},
+                                 .samples = {static_cast<uint32_t>(next++)},
+                                 .options = options};
+  };
+  engine.run(source, [&](nn::Completion&& answer) { answers[answer.sample] = std::move(answer.tokens); },
+             {.interrupted = [] { return false; }});
+  return answers;
+}
+
+AnswerSampler::AnswerSampler(std::shared_ptr<const data::TraceSource> traces, const OnPolicyOptions& options,
                              std::vector<int32_t> stop_tokens, uint64_t seed)
     : traces_(std::move(traces)), options_(options), stop_tokens_(std::move(stop_tokens)), seed_(seed) {}
 
@@ -64,25 +83,12 @@ data::TrainingBatch AnswerSampler::rewrite(const data::TrainingBatch& batch, nn:
   const size_t count = batch.documents.size();
   std::vector<data::TraceDocument> documents;
   for (const size_t document : batch.documents) documents.push_back(traces_->read_document(document));
-  std::vector<std::vector<int32_t>> answers(count);
-  nn::GenerationEngine engine(writer, nullptr);
-  size_t next = 0;
-  const auto source = [&]() -> std::optional<nn::GenerationRequest> {
-    if (next == count) return {};
-    const auto prompt = documents[next].prompt();
-    // The sample's number says which document an answer belongs to, since prompts may repeat.
-    return nn::GenerationRequest{
-        .id = documents[next].key.prompt_id,
-        .prompt = {prompt.begin(), prompt.end()},
-        .samples = {static_cast<uint32_t>(next++)},
-        .options = {.sampling = {.temperature = options_.temperature},
-                    .max_new_tokens = options_.max_new_tokens,
-                    .seed = seed_ ^ core::stream_id("answers",
-                                                    static_cast<uint64_t>(step) << 20 ^ static_cast<uint64_t>(index)),
-                    .stop_tokens = stop_tokens_}};
-  };
-  engine.run(source, [&](nn::Completion&& answer) { answers[answer.sample] = std::move(answer.tokens); },
-             {.interrupted = [] { return false; }});
+  const uint64_t stream = core::stream_id("answers", static_cast<uint64_t>(step) << 20 ^ static_cast<uint64_t>(index));
+  const auto answers = write_answers(writer, documents,
+                                     {.sampling = {.temperature = options_.temperature},
+                                      .max_new_tokens = options_.max_new_tokens,
+                                      .seed = seed_ ^ stream,
+                                      .stop_tokens = stop_tokens_});
   BatchWriter built;
   for (size_t i = 0; i < count; ++i) built.add(documents[i].prompt(), answers[i], own);
   data::TrainingBatch result = built.finish();

@@ -3,21 +3,27 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "data/batcher.h"
-#include "data/trace_reader.h"
+#include "data/trace_source.h"
 #include "distill/recipe.h"
 #include "nn/causal_lm.h"
+#include "nn/generation_request.h"
 
 namespace distill {
+
+// A model's answers to the prompts of these documents, in their order.
+std::vector<std::vector<int32_t>> write_answers(nn::CausalLM& writer, std::span<const data::TraceDocument> documents,
+                                                const nn::GenerateOptions& options);
 
 enum class AnswerSource : uint8_t { kTraces, kStudent, kTeacher };
 
 class AnswerSampler {
  public:
   // `stop_tokens` end an answer.
-  AnswerSampler(std::shared_ptr<const data::TraceReader> traces, const OnPolicyOptions& options,
+  AnswerSampler(std::shared_ptr<const data::TraceSource> traces, const OnPolicyOptions& options,
                 std::vector<int32_t> stop_tokens, uint64_t seed);
 
   // Who answers in batch `index` of step `step`, drawn by the shares.
@@ -30,7 +36,7 @@ class AnswerSampler {
                               int64_t index) const;
 
  private:
-  std::shared_ptr<const data::TraceReader> traces_;
+  std::shared_ptr<const data::TraceSource> traces_;
   OnPolicyOptions options_;
   std::vector<int32_t> stop_tokens_;
   uint64_t seed_;

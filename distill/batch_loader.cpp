@@ -7,7 +7,7 @@
 
 namespace distill {
 
-BatchLoader::BatchLoader(std::shared_ptr<const data::TraceReader> traces, const data::BatcherOptions& options,
+BatchLoader::BatchLoader(std::shared_ptr<const data::TraceSource> traces, const data::BatcherOptions& options,
                          const data::BatcherState& from, int64_t tokens_per_step, int rank, int size)
     : batcher_(std::move(traces), options), tokens_per_step_(tokens_per_step), rank_(rank), size_(size) {
   batcher_.restore(from);

@@ -24,7 +24,7 @@ class BatchLoader {
   // Continues at `from`. A step takes at least one batch, and further ones while that brings it nearer to
   // `tokens_per_step` tokens. `size` ranks deal a step's batches out in turn: what is in a step does not depend on
   // their number, and a rank's share may be empty.
-  BatchLoader(std::shared_ptr<const data::TraceReader> traces, const data::BatcherOptions& options,
+  BatchLoader(std::shared_ptr<const data::TraceSource> traces, const data::BatcherOptions& options,
               const data::BatcherState& from, int64_t tokens_per_step, int rank = 0, int size = 1);
   ~BatchLoader();
   BatchLoader(const BatchLoader&) = delete;

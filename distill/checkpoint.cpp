@@ -6,6 +6,7 @@
 #include <sys/file.h>
 
 #include <algorithm>
+#include <iterator>
 #include <vector>
 
 #include "core/atomic_file.h"
@@ -61,11 +62,16 @@ void check_same_config(const fs::path& checkpoint, const nlohmann::json& expecte
   }
 }
 
-void load_weights(const data::WeightSource& source, const data::NamedTensors& weights) {
-  core::check(source.tensors().size() == weights.size(), "{}: {} tensors, the student has {}", source.location(),
-              source.tensors().size(), weights.size());
+// "auxiliary.projector.0" and so on, as they are stored.
+data::NamedTensors as_stored(const data::NamedTensors& auxiliary) {
+  data::NamedTensors stored;
+  for (const auto& [name, tensor] : auxiliary) stored.emplace_back("auxiliary." + name, tensor);
+  return stored;
+}
+
+void load_tensors(const data::WeightSource& source, const data::NamedTensors& tensors) {
   const c10::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : weights) {
+  for (const auto& [name, tensor] : tensors) {
     core::check(source.find(name) != nullptr, "{}: tensor '{}' is missing", source.location(), name);
     const at::Tensor stored = source.load(name);
     core::check(stored.sizes() == tensor.sizes() && stored.scalar_type() == tensor.scalar_type(),
@@ -141,12 +147,15 @@ std::optional<fs::path> CheckpointStore::latest() const {
 }
 
 fs::path CheckpointStore::save(const TrainerState& state, const ModelPackage& package,
-                               const data::NamedTensors& weights, const data::NamedTensors& optimizer) {
+                               const data::NamedTensors& weights, const data::NamedTensors& auxiliary,
+                               const data::NamedTensors& optimizer) {
   const std::string name = checkpoint_name(state.step);
   core::with_context(fmt::format("while writing checkpoint {}", (run_ / name).string()), [&] {
     core::AtomicDirectory directory(run_ / name);
     write_model_package(directory.path(), package, weights);
-    data::write_safetensors(directory.path() / kOptimizer, optimizer);
+    data::NamedTensors rest = optimizer;
+    std::ranges::copy(as_stored(auxiliary), std::back_inserter(rest));
+    data::write_safetensors(directory.path() / kOptimizer, rest);
     core::write_file_atomically(directory.path() / kState, state.to_json().dump(2) + "\n");
     directory.commit();
     core::write_file_atomically(run_ / kLatest, name + "\n");
@@ -170,10 +179,16 @@ void CheckpointStore::prune() const {
 }
 
 LoadedCheckpoint load_checkpoint(const fs::path& checkpoint, const ModelPackage& package,
-                                 const data::NamedTensors& weights, const Optimizer& optimizer) {
+                                 const data::NamedTensors& weights, const data::NamedTensors& auxiliary,
+                                 const Optimizer& optimizer) {
   check_same_config(checkpoint, package.config);
-  load_weights(*data::open_safetensors(checkpoint), weights);
-  data::NamedTensors moments = optimizer.read_state(*data::open_safetensors(checkpoint / kOptimizer));
+  const auto source = data::open_safetensors(checkpoint);
+  core::check(source->tensors().size() == weights.size(), "{}: {} tensors, the student has {}", source->location(),
+              source->tensors().size(), weights.size());
+  load_tensors(*source, weights);
+  const auto rest = data::open_safetensors(checkpoint / kOptimizer);
+  load_tensors(*rest, as_stored(auxiliary));
+  data::NamedTensors moments = optimizer.read_state(*rest);
   return {.state = read_state(checkpoint), .optimizer = std::move(moments)};
 }
 

@@ -2,7 +2,7 @@
 //   run/latest                the name of the newest complete checkpoint
 //   run/checkpoint-00000200/  a Hugging Face model directory (fp32 weights) and beside it
 //     trainer.json            TrainerState
-//     optimizer.safetensors   Optimizer::state()
+//     optimizer.safetensors   Optimizer::state(), and as "auxiliary.<name>" what is trained but no part of the model
 // A checkpoint appears under its name only when it is complete and on disk, and `latest` names it only after that.
 #pragma once
 
@@ -50,7 +50,7 @@ class CheckpointStore {
   // Writes a checkpoint with an optimizer's state(), makes it the latest and removes the oldest ones beyond `keep`. If
   // this throws, the latest checkpoint is still the one before. Returns its directory.
   std::filesystem::path save(const TrainerState& state, const ModelPackage& package, const data::NamedTensors& weights,
-                             const data::NamedTensors& optimizer);
+                             const data::NamedTensors& auxiliary, const data::NamedTensors& optimizer);
 
   const std::filesystem::path& run() const { return run_; }
 
@@ -66,10 +66,11 @@ struct LoadedCheckpoint {
   TrainerState state;
   data::NamedTensors optimizer;  // for Optimizer::set_state()
 };
-// Copies a checkpoint's weights into `weights` and reads the rest. Throws Error naming the file and what differs if it
-// is another model's: the config, or a tensor's name or shape.
+// Copies a checkpoint's weights into `weights` and `auxiliary` and reads the rest. Throws Error naming the file and
+// what differs if it is another model's: the config, or a tensor's name or shape.
 LoadedCheckpoint load_checkpoint(const std::filesystem::path& checkpoint, const ModelPackage& package,
-                                 const data::NamedTensors& weights, const Optimizer& optimizer);
+                                 const data::NamedTensors& weights, const data::NamedTensors& auxiliary,
+                                 const Optimizer& optimizer);
 
 // The settings of the run that wrote a checkpoint. Throws Error if the directory is none of ours.
 Recipe read_checkpoint_recipe(const std::filesystem::path& checkpoint);

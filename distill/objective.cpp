@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/philox.h"
 #include "distill/target_support.h"
 
 namespace distill {
@@ -77,6 +78,7 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   loss += other.loss;
   divergence += other.divergence;
   cross_entropy += other.cross_entropy;
+  hidden_states += other.hidden_states;
   agreements += other.agreements;
   targets += other.targets;
   for (size_t b = 0; b < Calibration::kBins; ++b) {
@@ -88,8 +90,8 @@ LossSums& LossSums::operator+=(const LossSums& other) {
 }
 
 at::Tensor LossSums::to_tensor() const {
-  std::vector<double> numbers{loss, divergence, cross_entropy, static_cast<double>(agreements),
-                              static_cast<double>(targets)};
+  std::vector<double> numbers{
+      loss, divergence, cross_entropy, hidden_states, static_cast<double>(agreements), static_cast<double>(targets)};
   for (const auto* sums : {&calibration.count, &calibration.confidence, &calibration.hits}) {
     numbers.insert(numbers.end(), sums->begin(), sums->end());
   }
@@ -102,6 +104,7 @@ LossSums LossSums::from_tensor(const at::Tensor& numbers) {
   sums.loss = *next++;
   sums.divergence = *next++;
   sums.cross_entropy = *next++;
+  sums.hidden_states = *next++;
   sums.agreements = std::llround(*next++);
   sums.targets = std::llround(*next++);
   for (auto* into : {&sums.calibration.count, &sums.calibration.confidence, &sums.calibration.hits}) {
@@ -110,25 +113,46 @@ LossSums LossSums::from_tensor(const at::Tensor& numbers) {
   return sums;
 }
 
-Objective::Objective(const ObjectiveOptions& options, const data::TargetSpec& spec)
+Objective::Objective(const ObjectiveOptions& options, const data::TargetSpec& spec, bool carried_over)
     : head_(head_options(options, options.teacher_temperature.value_or(spec.temperature))), weights_(options.weights) {
   // Stored distributions are at their temperature: what is left to do is the ratio.
   head_.teacher_temperature = options.teacher_temperature.value_or(spec.temperature) / spec.temperature;
   if (head_.divergence > 0) {
-    require_support(spec, use_of(head_.kind), to_string(head_.kind));
-    if (head_.teacher_temperature != 1) require_support(spec, TargetUse::kTemperature, "teacher_temperature");
+    require_support(spec, use_of(head_.kind), to_string(head_.kind), carried_over);
+    const bool tempered = head_.teacher_temperature != 1 || (carried_over && spec.temperature != 1);
+    if (tempered) require_support(spec, TargetUse::kTemperature, "teacher_temperature", carried_over);
   }
-  if (head_.entropy_power != 0) require_support(spec, TargetUse::kEntropy, "weights.entropy_power");
+  if (head_.entropy_power != 0) require_support(spec, TargetUse::kEntropy, "weights.entropy_power", carried_over);
+  if (options.hidden_states.weight > 0) {
+    core::fail_usage(
+        "objective: hidden_states are not in the traces; let a teacher compute them during training (distill train "
+        "--online)");
+  }
 }
 
-Objective::Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers)
+Objective::Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers, int64_t student_size,
+                     uint64_t seed)
     : head_(head_options(options, options.teacher_temperature.value_or(1.0))),
+      hidden_weight_(options.hidden_states.weight),
       weights_(options.weights),
       teachers_(std::move(teachers)) {
   head_.teacher_temperature = options.teacher_temperature.value_or(1.0);
   core::check(!teachers_.empty(), "online distillation needs a teacher");
   const c10::NoGradGuard no_grad;
-  for (auto& teacher : teachers_) teacher.head = teacher.model->head_weight().detach();
+  for (auto& teacher : teachers_) {
+    teacher.head = teacher.model->head_weight().detach();
+    if (hidden_weight_ == 0) continue;
+    const uint64_t stream = core::stream_id("projector", hidden_losses_.size());
+    hidden_losses_.emplace_back(options.hidden_states.distance, student_size, teacher.head.size(1), seed ^ stream);
+  }
+}
+
+data::NamedTensors Objective::parameters() const {
+  data::NamedTensors parameters;
+  for (size_t i = 0; i < hidden_losses_.size(); ++i) {
+    parameters.emplace_back(fmt::format("projector.{}", i), hidden_losses_[i].projector());
+  }
+  return parameters;
 }
 
 BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& batch, double scale) const {
@@ -144,43 +168,54 @@ BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& 
     targets.ids = batch.target_ids;
     targets.weights = batch.target_weights;
     targets.uncovered = batch.target_uncovered;
-    return compute(hidden, head, targets, scale, weights);
+    return compute(hidden, head, targets, scale, weights, nullptr);
   }
   BatchLoss sum;
-  for (const OnlineTeacher& teacher : teachers_) {
+  for (size_t t = 0; t < teachers_.size(); ++t) {
+    const OnlineTeacher& teacher = teachers_[t];
     {
       const c10::NoGradGuard no_grad;
       targets.teacher_hidden = teacher.model->forward(packed).index_select(0, batch.target_rows);
       targets.teacher_weight = teacher.head;
     }
-    const BatchLoss one =
-        compute(hidden, head.narrow(0, 0, teacher.head.size(0)), targets, scale * teacher.weight, weights);
+    const BatchLoss one = compute(hidden, head.narrow(0, 0, teacher.head.size(0)), targets, scale * teacher.weight,
+                                  weights, hidden_losses_.empty() ? nullptr : &hidden_losses_[t]);
     if (!sum.loss.defined()) {
       sum = one;
       sum.sums.loss *= teacher.weight;
       sum.sums.divergence *= teacher.weight;
+      sum.sums.hidden_states *= teacher.weight;
       continue;
     }
     sum.loss = sum.loss + one.loss;
     sum.sums.loss += teacher.weight * one.sums.loss;
     sum.sums.divergence += teacher.weight * one.sums.divergence;
+    sum.sums.hidden_states += teacher.weight * one.sums.hidden_states;
   }
   return sum;
 }
 
 BatchLoss Objective::compute(const at::Tensor& hidden, const at::Tensor& head, const kernels::HeadLossTargets& targets,
-                             double scale, const at::Tensor& token_weights) const {
+                             double scale, const at::Tensor& token_weights, const HiddenLoss* hidden_loss) const {
   const kernels::HeadLoss result = kernels::head_loss(hidden, head, targets, head_, scale, token_weights);
   const auto total = [](const at::Tensor& values) { return values.sum(at::kDouble).item<double>(); };
   const double square = head_.temperature * head_.temperature;
-  return {.loss = result.loss,
-          .sums = {.loss = head_.divergence * square * total(result.factors * result.divergence) +
-                           head_.cross_entropy * total(result.factors * result.cross_entropy),
-                   .divergence = total(result.kl),
-                   .cross_entropy = total(result.cross_entropy),
-                   .agreements = result.top_ids.eq(result.teacher_top_ids).sum().item<int64_t>(),
-                   .targets = targets.rows.numel(),
-                   .calibration = calibrate(result, targets.labels)}};
+  BatchLoss loss{.loss = result.loss,
+                 .sums = {.loss = head_.divergence * square * total(result.factors * result.divergence) +
+                                  head_.cross_entropy * total(result.factors * result.cross_entropy),
+                          .divergence = total(result.kl),
+                          .cross_entropy = total(result.cross_entropy),
+                          .agreements = result.top_ids.eq(result.teacher_top_ids).sum().item<int64_t>(),
+                          .targets = targets.rows.numel(),
+                          .calibration = calibrate(result, targets.labels)}};
+  if (hidden_loss != nullptr) {
+    const at::Tensor distances = (*hidden_loss)(hidden.index_select(0, targets.rows), targets.teacher_hidden);
+    const at::Tensor weighted = distances * result.factors;
+    loss.loss = loss.loss + weighted.sum() * (scale * hidden_weight_);
+    loss.sums.loss += hidden_weight_ * total(weighted.detach());
+    loss.sums.hidden_states = total(distances.detach());
+  }
+  return loss;
 }
 
 }  // namespace distill

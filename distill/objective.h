@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "data/batcher.h"
+#include "data/safetensors_writer.h"
 #include "data/target_spec.h"
+#include "distill/hidden_loss.h"
 #include "kernels/head_loss/head_loss.h"
 #include "nn/causal_lm.h"
 
@@ -27,6 +29,19 @@ struct TokenWeightOptions {
   double entropy_power = 0.0;
 };
 
+// What a student learns from whose tokenizer is not the teacher's.
+enum class OtherTokenizer : uint8_t {
+  kRefuse,   // nothing: most often it is a mistake
+  kText,     // the text of the traces (then hard_label_weight is 1)
+  kAligned,  // the distributions too, carried over to its tokens (data/token_alignment.h)
+};
+
+// The distance between hidden states, for teachers that are here.
+struct HiddenStateOptions {
+  HiddenDistance distance = HiddenDistance::kMse;
+  double weight = 0.0;  // of the loss, beside divergence and cross-entropy
+};
+
 struct ObjectiveOptions {
   kernels::Divergence divergence = kernels::Divergence::kForwardKl;
   // Beta of Jensen-Shannon, alpha of the skewed divergences. Unset: 0.5 and 0.1, as their papers have it.
@@ -37,6 +52,8 @@ struct ObjectiveOptions {
   std::optional<double> teacher_temperature{};  // unset: the one that the distributions were stored at, 1 online
   kernels::TailRule tail = kernels::TailRule::kGhost;
   TokenWeightOptions weights{};
+  HiddenStateOptions hidden_states{};
+  OtherTokenizer other_tokenizer = OtherTokenizer::kRefuse;
 };
 
 // How sure a model is of its first choice, and how often that is the token that was written, in bins of equal width.
@@ -44,7 +61,7 @@ struct Calibration {
   static constexpr size_t kBins = 15;
   std::array<double, kBins> count{}, confidence{}, hits{};  // sums over the targets of a bin
 
-  // Expected calibration error: the mean |confidence - accuracy| (Guo et al. 2017, arXiv 1706.04599, eq. 5).
+  // Expected calibration error: the mean |confidence - accuracy| (Guo et al. 2017, arXiv 1706.04599, eq. 3).
   double error() const;
 };
 
@@ -53,6 +70,7 @@ struct LossSums {
   double loss = 0;           // of the objective
   double divergence = 0;     // KL(teacher || student) in nats, as far as the distributions tell, whatever is trained on
   double cross_entropy = 0;  // of the tokens, in nats
+  double hidden_states = 0;  // distance, where it is trained on
   int64_t agreements = 0;    // targets whose most probable token is the same for teacher and student
   int64_t targets = 0;
   Calibration calibration{};
@@ -77,22 +95,29 @@ struct OnlineTeacher {
 
 class Objective {
  public:
-  // Of stored distributions; `spec` says how. Throws UsageError if they do not support the objective soundly
-  // (target_support.h).
-  Objective(const ObjectiveOptions& options, const data::TargetSpec& spec);
-  // Of teachers; batches need no distributions.
-  Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers);
+  // Of stored distributions; `spec` says how, `carried_over` whether they were another tokenizer's. Throws UsageError
+  // if they do not support the objective soundly (target_support.h).
+  Objective(const ObjectiveOptions& options, const data::TargetSpec& spec, bool carried_over = false);
+  // Of teachers; batches need no distributions. The student's size and the seed are for the projectors of hidden
+  // states, if these are trained on.
+  Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers, int64_t student_size = 0,
+            uint64_t seed = 0);
 
   // The loss of one batch; of several teachers the weighted sum, and agreement with the first. Runs the model; under
   // GradMode the result can be differentiated. Where a teacher's vocabulary is smaller than the student's, the
   // divergence is that over the teacher's tokens.
   BatchLoss operator()(nn::CausalLM& model, const data::TrainingBatch& batch, double scale) const;
 
+  // What is trained along with the student, but no part of it: "projector.<teacher>", fp32 leaves.
+  data::NamedTensors parameters() const;
+
  private:
   BatchLoss compute(const at::Tensor& hidden, const at::Tensor& head, const kernels::HeadLossTargets& targets,
-                    double scale, const at::Tensor& token_weights) const;
+                    double scale, const at::Tensor& token_weights, const HiddenLoss* hidden_loss) const;
 
   kernels::HeadLossOptions head_;
+  double hidden_weight_ = 0;
+  std::vector<HiddenLoss> hidden_losses_;  // one for each teacher, or none
   TokenWeightOptions weights_;
   std::vector<OnlineTeacher> teachers_;
 };

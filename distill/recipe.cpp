@@ -1,10 +1,12 @@
 #include "distill/recipe.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "core/config.h"
 #include "core/error.h"
+#include "core/json_difference.h"
 #include "distill/target_support.h"
 
 namespace distill {
@@ -72,10 +74,22 @@ kernels::TailRule parse_tail(std::string_view name) {
   core::fail_usage("'{}' is neither ghost nor renormalise", name);
 }
 
+constexpr std::array<std::string_view, 3> kOtherTokenizer{"refuse", "text", "aligned"};
+
+OtherTokenizer parse_other_tokenizer(std::string_view name) {
+  const auto found = std::ranges::find(kOtherTokenizer, name);
+  if (found == kOtherTokenizer.end()) core::fail_usage("'{}' is none of {}", name, fmt::join(kOtherTokenizer, ", "));
+  return static_cast<OtherTokenizer>(found - kOtherTokenizer.begin());
+}
+
 void read_objective(Section& section, ObjectiveOptions& options) {
   section.word("divergence", [&](const std::string& name) { options.divergence = parse_divergence(name); });
   section.optional_number("mix", options.mix, 0.001, 0.999);
-  section.number("hard_label_weight", options.hard_label_weight, 0, 1);
+  section.word("other_tokenizer",
+               [&](const std::string& name) { options.other_tokenizer = parse_other_tokenizer(name); });
+  const bool text_alone = options.other_tokenizer == OtherTokenizer::kText;
+  if (text_alone) options.hard_label_weight = 1;
+  section.number("hard_label_weight", options.hard_label_weight, text_alone ? 1 : 0, 1);
   section.optional_number("temperature", options.temperature, 0.01, 100);
   section.optional_number("teacher_temperature", options.teacher_temperature, 0.01, 100);
   section.word("tail", [&](const std::string& name) { options.tail = parse_tail(name); });
@@ -86,6 +100,11 @@ void read_objective(Section& section, ObjectiveOptions& options) {
   weights.number("unchecked", options.weights.unchecked, 0, 100);
   weights.number("entropy_power", options.weights.entropy_power, -10, 10);
   weights.finish();
+  Section hidden = section.section("hidden_states");
+  hidden.number("weight", options.hidden_states.weight, 0, 1e6);
+  hidden.word("distance",
+              [&](const std::string& name) { options.hidden_states.distance = parse_hidden_distance(name); });
+  hidden.finish();
 }
 
 nlohmann::json objective_json(const ObjectiveOptions& options) {
@@ -103,7 +122,10 @@ nlohmann::json objective_json(const ObjectiveOptions& options) {
             {"answer", options.weights.answer},
             {"incorrect", options.weights.incorrect},
             {"unchecked", options.weights.unchecked},
-            {"entropy_power", options.weights.entropy_power}}}};
+            {"entropy_power", options.weights.entropy_power}}},
+          {"hidden_states",
+           {{"weight", options.hidden_states.weight}, {"distance", to_string(options.hidden_states.distance)}}},
+          {"other_tokenizer", kOtherTokenizer[static_cast<size_t>(options.other_tokenizer)]}};
 }
 
 nlohmann::json groups_json(const std::vector<ParameterGroup>& groups) {
@@ -261,20 +283,9 @@ std::string Recipe::difference(const Recipe& other) const {
     json["validation"].erase("patience");
     json["batch"].erase("recompute_activations");
     json["optimizer"].erase("shard");
-    return json.flatten();
+    return json;
   };
-  nlohmann::json mine = fixed(*this);
-  nlohmann::json theirs = fixed(other);
-  for (const auto& [key, value] : theirs.items()) {
-    if (!mine.contains(key)) mine[key] = nullptr;
-  }
-  for (const auto& [key, value] : mine.items()) {
-    if (value == theirs[key]) continue;  // null where only one has the key
-    std::string name = key.substr(1);
-    std::ranges::replace(name, '/', ' ');
-    return fmt::format("{}: {} against {}", name, value.dump(), theirs[key].dump());
-  }
-  return {};
+  return core::first_difference(fixed(*this), fixed(other));
 }
 
 }  // namespace distill

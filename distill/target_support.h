@@ -22,8 +22,9 @@ enum class TargetUse : uint8_t {
 };
 
 // Throws UsageError that says why, and what would do instead, unless targets stored like this support the use.
-// `wanted` names it in the message.
-void require_support(const data::TargetSpec& spec, TargetUse use, std::string_view wanted);
+// `wanted` names it in the message. `carried_over`: from the teacher's tokens to those of a student with another
+// tokenizer (data/token_alignment.h).
+void require_support(const data::TargetSpec& spec, TargetUse use, std::string_view wanted, bool carried_over = false);
 
 // The use that a divergence makes of its targets.
 TargetUse use_of(kernels::Divergence kind);

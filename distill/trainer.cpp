@@ -74,7 +74,8 @@ class Run {
         recipe_(job.recipe),
         objective_(make_objective(job)),
         parameters_(job.student.parameters()),
-        optimizer_(parameters_, recipe_.optimizer, job.ranks),
+        auxiliary_(objective_.parameters()),
+        optimizer_(everything(), recipe_.optimizer, job.ranks),
         guard_(recipe_.guard) {
     if (recipe_.on_policy.student_share + recipe_.on_policy.teacher_share > 0) {
       if (job.teachers.empty()) {
@@ -140,15 +141,25 @@ class Run {
   bool leads() const { return rank() == 0; }
 
   static Objective make_objective(const TrainingJob& job) {
-    return job.teachers.empty() ? Objective(job.recipe.objective, job.traces->provenance().targets)
-                                : Objective(job.recipe.objective, job.teachers);
+    const ObjectiveOptions& options = job.recipe.objective;
+    if (job.teachers.empty()) {
+      return Objective(options, job.traces->provenance().targets, job.traces->carried_over());
+    }
+    return Objective(options, job.teachers, job.student.shape().hidden_size, job.recipe.seed);
+  }
+
+  // That is trained.
+  data::NamedTensors everything() const {
+    data::NamedTensors all = parameters_;
+    all.insert(all.end(), auxiliary_.begin(), auxiliary_.end());
+    return all;
   }
 
   // Every rank goes on from where rank 0 stands, which knows the optimizer's state; empty at the beginning.
   void begin_alike(const data::NamedTensors& moments) {
     if (job_.ranks != nullptr) {
       const c10::NoGradGuard no_grad;
-      for (auto& [name, tensor] : parameters_) {
+      for (const auto& [name, tensor] : everything()) {
         at::Tensor values = tensor.detach();
         job_.ranks->broadcast(values);
       }
@@ -164,7 +175,7 @@ class Run {
 
   // Returns the optimizer's state.
   data::NamedTensors resume(const std::filesystem::path& checkpoint) {
-    auto [found, moments] = load_checkpoint(checkpoint, job_.package, parameters_, optimizer_);
+    auto [found, moments] = load_checkpoint(checkpoint, job_.package, parameters_, auxiliary_, optimizer_);
     const std::string state_file = (checkpoint / "trainer.json").string();
     const auto refuse = [&](const std::string& difference) {
       if (!difference.empty()) {
@@ -195,7 +206,8 @@ class Run {
     const data::BatcherState position = state_.batcher;
     data::NamedTensors moments;
     if (leads()) {
-      auto [found, loaded] = load_checkpoint(*checkpoints_->latest(), job_.package, parameters_, optimizer_);
+      auto [found, loaded] =
+          load_checkpoint(*checkpoints_->latest(), job_.package, parameters_, auxiliary_, optimizer_);
       core::log::warn("step {}: {}, {} times in a row: going back to the checkpoint of step {}", state_.step, reason,
                       recipe_.guard.patience, found.step);
       found.recipe = state_.recipe;
@@ -261,10 +273,11 @@ class Run {
     seconds_training_ += seconds;
     if (!leads()) return stop;
     const double speed = static_cast<double>(work.tokens) / seconds;
+    const double targets = static_cast<double>(std::max<int64_t>(1, sums.targets));
     Scalars scalars = training_scalars(sums, rate, norm, speed, state_);
+    if (!auxiliary_.empty()) scalars.emplace_back("hidden_states", sums.hidden_states / targets);
     if (!reason.empty()) scalars.emplace_back("skipped", 1.0);
     metrics->write(state_.step, "train", scalars);
-    const double targets = static_cast<double>(std::max<int64_t>(1, sums.targets));
     progress->set_note(fmt::format("loss {:.3f}, KL {:.3f}, {} tokens/s", sums.loss / targets,
                                    sums.divergence / targets, core::format_count(speed)));
     progress->advance();
@@ -371,7 +384,8 @@ class Run {
     state_.guard = guard_.to_json();
     const data::NamedTensors moments = optimizer_.state();
     if (leads()) {
-      summary_.checkpoint = checkpoints_->save(state_, job_.package, optimizer_.averaged(parameters_), moments);
+      summary_.checkpoint = checkpoints_->save(state_, job_.package, optimizer_.averaged(parameters_),
+                                               optimizer_.averaged(auxiliary_), moments);
     }
     saved_at_ = state_.step;
     rollbacks_ = 0;
@@ -380,7 +394,8 @@ class Run {
   const TrainingJob& job_;
   const Recipe& recipe_;
   Objective objective_;
-  data::NamedTensors parameters_;
+  data::NamedTensors parameters_;  // of the student
+  data::NamedTensors auxiliary_;   // of the objective
   Optimizer optimizer_;
   SpikeGuard guard_;
   std::optional<AnswerSampler> answers_;        // where answers are written during training

@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "data/tokenizer.h"
-#include "data/trace_reader.h"
+#include "data/trace_source.h"
 #include "distill/evaluation.h"
 #include "distill/model_package.h"
 #include "distill/recipe.h"
@@ -22,7 +22,7 @@ namespace distill {
 struct TrainingJob {
   nn::CausalLM& student;  // trainable, computing in the recipe's precision
   ModelPackage package;   // goes into every checkpoint
-  std::shared_ptr<const data::TraceReader> traces;
+  std::shared_ptr<const data::TraceSource> traces;
   std::filesystem::path run;  // metrics and checkpoints; a run found there is continued
   Recipe recipe;
   // Teachers that score the tokens in place of the traces' stored distributions, if any; the first may write answers.

@@ -8,7 +8,7 @@
 #include "core/html_report.h"
 #include "core/progress.h"
 #include "core/text_file.h"
-#include "nn/generation_engine.h"
+#include "distill/answer_sampler.h"
 
 namespace distill {
 namespace {
@@ -95,27 +95,15 @@ void add_summary(core::HtmlReport& report, const TrainingSummary& summary) {
 
 std::vector<AnswerSample> sample_answers(const TrainingJob& job, const std::vector<size_t>& documents) {
   std::vector<AnswerSample> samples;
-  nn::GenerationEngine engine(job.student, nullptr);
-  size_t next = 0;
   std::vector<data::TraceDocument> traces;
   for (const size_t document : documents) traces.push_back(job.traces->read_document(document));
-  samples.resize(traces.size());
+  const auto answers =
+      write_answers(job.student, traces,
+                    {.sampling = {.temperature = 0}, .max_new_tokens = kAnswerTokens, .stop_tokens = job.stop_tokens});
   const auto text = [&](std::span<const int32_t> tokens) { return job.tokenizer->decode(tokens); };
   for (size_t i = 0; i < traces.size(); ++i) {
-    samples[i].prompt = text(traces[i].prompt());
-    samples[i].teacher = text(traces[i].completion());
+    samples.push_back({text(traces[i].prompt()), text(traces[i].completion()), text(answers[i])});
   }
-  const auto source = [&]() -> std::optional<nn::GenerationRequest> {
-    if (next == traces.size()) return {};
-    const auto prompt = traces[next].prompt();
-    return nn::GenerationRequest{
-        .id = traces[next].key.prompt_id,
-        .prompt = {prompt.begin(), prompt.end()},
-        .samples = {static_cast<uint32_t>(next++)},
-        .options = {.sampling = {.temperature = 0}, .max_new_tokens = kAnswerTokens, .stop_tokens = job.stop_tokens}};
-  };
-  engine.run(source, [&](nn::Completion&& answer) { samples[answer.sample].student = text(answer.tokens); },
-             {.interrupted = [] { return false; }});
   return samples;
 }
 

@@ -2,6 +2,7 @@
 # Prepares a Debian machine to build distill: system packages, then LibTorch from its pinned wheel into a private prefix.
 # Idempotent: what is already there is left alone. Runs as root or with sudo (which it only calls when a package is
 # missing). DISTILL_DEPS chooses the prefix (default ~/.cache/distill). Options:
+#   --browser also chromium, in which the report of a training run is looked at
 #   --checks  also the format and lint tools that the repository's own checks run
 #   --fuzz    also clang with libFuzzer, which -DDISTILL_FUZZ=ON needs
 #   --model   also SmolLM2-135M-Instruct, the quickstart's teacher
@@ -39,6 +40,9 @@ packages=(
   python3
   python3-venv
 )
+browser_packages=(
+  chromium
+)
 check_packages=(
   clang-format
   clang-tidy
@@ -57,12 +61,13 @@ with_model=false
 with_parity=false
 for option in "$@"; do
   case $option in
+    --browser) packages+=("${browser_packages[@]}") ;;
     --checks) packages+=("${check_packages[@]}") ;;
     --fuzz) packages+=("${fuzz_packages[@]}") ;;
     --model) with_model=true ;;
     --parity) with_parity=true ;;
     *)
-      echo "setup: unknown option $option; known are --checks, --fuzz, --model and --parity" >&2
+      echo "setup: unknown option $option; known are --browser, --checks, --fuzz, --model and --parity" >&2
       exit 2
       ;;
   esac

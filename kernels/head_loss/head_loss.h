@@ -41,7 +41,7 @@ inline constexpr int64_t kIgnoredLabel = -100;
 
 // What becomes of a target's probability outside its ids, `uncovered`.
 enum class TailRule : uint8_t {
-  // All tokens without an id count as one ("ghost token", Anshumann et al. 2025, "Sparse Logit Sampling", §3) on both
+  // All tokens without an id count as one ("ghost token", Anshumann et al. 2025, arXiv 2503.16870) on both
   // sides. It is the divergence of the two distributions after merging the tail, so a lower bound of the full one,
   // least where the student has the teacher's probabilities on the ids; the tail's shape is left to the student.
   kGhost,

@@ -163,7 +163,7 @@ RowLoss SparseRows::conclude(int64_t i) {
   });
   row.log_z = static_cast<float>(log_z);
   row.log_z_plain = static_cast<float>(log_z_plain);
-  row.plain_scale = row.label_scale = static_cast<float>(plain_scale);
+  row.plain_scale = static_cast<float>(plain_scale);
   return loss;
 }
 
@@ -180,7 +180,7 @@ void SparseRows::differentiate(int64_t i, float* x, const float* /*no_teacher*/,
   for (; row.next < offsets_[i + 1] && ids_[row.next] < first + count; ++row.next) {
     x[ids_[row.next] - first] = values_[row.next];
   }
-  if (problem_.has_label(i, first, count)) x[problem_.labels[i] - first] -= row.label_scale;
+  if (problem_.has_label(i, first, count)) x[problem_.labels[i] - first] -= row.plain_scale;
 }
 
 }  // namespace distill::kernels

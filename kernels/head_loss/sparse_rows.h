@@ -36,8 +36,7 @@ class SparseRows {
     float log_z = 0;        // log-sum-exp of logits / T over the vocabulary
     float log_z_plain = 0;  // of the logits
     float tail_scale = 0;   // gradient of a tail token: tail_scale exp(logit / T - log_z)
-    float plain_scale = 0;  //   + plain_scale exp(logit - log_z_plain)
-    float label_scale = 0;  // taken off the label's gradient
+    float plain_scale = 0;  //   + plain_scale exp(logit - log_z_plain); taken off the label's
   };
 
   const HeadLossProblem& problem_;

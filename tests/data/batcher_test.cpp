@@ -10,6 +10,7 @@
 
 #include "data/packing.h"
 #include "data/permutation.h"
+#include "data/trace_reader.h"
 #include "data/trace_writer.h"
 #include "tests/data/expect_error.h"
 #include "tests/data/sample_traces.h"

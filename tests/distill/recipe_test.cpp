@@ -29,7 +29,10 @@ std::string usage_error(const std::string& yaml) {
 
 TEST(Recipe, ReadsBackWhatItWrites) {
   Recipe recipe;
-  recipe.objective = {.hard_label_weight = 0.25, .tail = kernels::TailRule::kRenormalise};
+  recipe.objective = {.hard_label_weight = 0.25,
+                      .tail = kernels::TailRule::kRenormalise,
+                      .hidden_states = {.distance = HiddenDistance::kCosine, .weight = 2},
+                      .other_tokenizer = OtherTokenizer::kAligned};
   recipe.schedule = {.shape = ScheduleShape::kWsd, .peak = 3e-4, .floor = 0.0, .warmup_steps = 7, .steps = 99};
   recipe.compute = at::kFloat;
   recipe.seed = 5;
@@ -65,6 +68,13 @@ TEST(Recipe, SaysWhatMakesNoSense) {
   EXPECT_THAT(usage_error("schedule: {shape: cosin}\n"), HasSubstr("schedule.shape: schedule 'cosin' is none of"));
   EXPECT_THAT(usage_error("precision: fp8\n"), HasSubstr("precision: 'fp8' is neither fp32 nor bf16"));
   EXPECT_THAT(usage_error("optimizer: {learning_rate: .inf}\n"), HasSubstr("learning_rate: inf is not in"));
+}
+
+TEST(Recipe, LearnsHardLabelsFromTextAlone) {
+  EXPECT_EQ(read("objective: {other_tokenizer: text}\n").objective.hard_label_weight, 1);
+  EXPECT_THAT(usage_error("objective: {other_tokenizer: text, hard_label_weight: 0.5}\n"),
+              HasSubstr("objective.hard_label_weight: 0.5 is not in [1, 1]"));
+  EXPECT_THAT(usage_error("objective: {other_tokenizer: yes}\n"), HasSubstr("objective.other_tokenizer"));
 }
 
 TEST(Recipe, ToleratesAnotherLengthButNoOtherLearningRateInARunContinued) {

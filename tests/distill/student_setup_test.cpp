@@ -71,7 +71,29 @@ TEST_F(StudentSetup, RefusesAnotherTokenizer) {
   fs::copy_file(tokenizer_json().parent_path() / "llama3.json", other / "tokenizer.json",
                 fs::copy_options::overwrite_existing);
   EXPECT_THAT(error_of([&] { make_student({.student = other}, traces(), at::kFloat); }),
-              AllOf(HasSubstr("another tokenizer"), HasSubstr(traces().provenance().tokenizer)));
+              AllOf(HasSubstr("another tokenizer"), HasSubstr(traces().provenance().tokenizer),
+                    HasSubstr("other_tokenizer: aligned")));
+}
+
+TEST_F(StudentSetup, TakesAnotherTokenizerWhereTheRecipeSaysWhatToLearn) {
+  const fs::path other = write_model_folder(folder_.path() / "other");
+  fs::copy_file(tokenizer_json().parent_path() / "llama3.json", other / "tokenizer.json",
+                fs::copy_options::overwrite_existing);
+  const StudentSource source{.student = write_config(tiny_config(tiny_vocab(), 1)), .tokenizer = other};
+  EXPECT_THAT(error_of([&] { make_student(source, traces(), at::kFloat); }), HasSubstr("other_tokenizer"));
+  const Student student = make_student(source, traces(), at::kFloat, false, OtherTokenizer::kText);
+  EXPECT_EQ(student.tokenizer->fingerprint(), data::ModelFiles::open(other).tokenizer()->fingerprint());
+  EXPECT_EQ(student.text_source, other);
+  EXPECT_THROW(make_student({.student = other, .tokenizer = other}, traces(), at::kFloat, false, OtherTokenizer::kText),
+               core::UsageError);
+  EXPECT_THROW(make_student({.student = source.student, .tokenizer = other, .initialise_from_teacher = true}, traces(),
+                            at::kFloat, false, OtherTokenizer::kText),
+               core::UsageError);
+
+  // With the teacher's tokenizer there is nothing to be carried over.
+  const auto reader = std::make_shared<const data::TraceReader>(traces());
+  const Student alike = make_student({.student = teacher_}, *reader, at::kFloat);
+  EXPECT_EQ(traces_for(alike, {}, reader, OtherTokenizer::kAligned), reader);
 }
 
 TEST_F(StudentSetup, RefusesAVocabularySmallerThanTheTeachers) {

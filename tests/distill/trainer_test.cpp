@@ -252,7 +252,7 @@ TEST_F(TrainerTest, LeavesThePreviousCheckpointIntactOnAFullDisk) {
   state.step = 1;
   state.recipe = tiny_recipe(5).to_json();
   state.provenance = data::sample_provenance().to_json();
-  store.save(state, tiny_package(), student.parameters(), optimizer.state());
+  store.save(state, tiny_package(), student.parameters(), {}, optimizer.state());
   const std::string before = core::read_file(run_folder() / "checkpoint-00000001" / "model.safetensors");
 
   ::signal(SIGXFSZ, SIG_IGN);
@@ -262,7 +262,7 @@ TEST_F(TrainerTest, LeavesThePreviousCheckpointIntactOnAFullDisk) {
   ::setrlimit(RLIMIT_FSIZE, &small);
   state.step = 2;
   const std::string error =
-      error_of([&] { store.save(state, tiny_package(), student.parameters(), optimizer.state()); });
+      error_of([&] { store.save(state, tiny_package(), student.parameters(), {}, optimizer.state()); });
   ::setrlimit(RLIMIT_FSIZE, &limit);
 
   EXPECT_THAT(error,
@@ -271,7 +271,7 @@ TEST_F(TrainerTest, LeavesThePreviousCheckpointIntactOnAFullDisk) {
   EXPECT_EQ(core::read_file(run_folder() / "checkpoint-00000001" / "model.safetensors"), before);
   EXPECT_FALSE(fs::exists(run_folder() / "checkpoint-00000002"));
   Optimizer fresh(student.parameters(), {});
-  EXPECT_EQ(load_checkpoint(*store.latest(), tiny_package(), student.parameters(), fresh).state.step, 1);
+  EXPECT_EQ(load_checkpoint(*store.latest(), tiny_package(), student.parameters(), {}, fresh).state.step, 1);
 }
 
 TEST_F(TrainerTest, NamesWhatIsDamagedInACheckpoint) {

@@ -12,7 +12,7 @@ namespace distill::kernels {
 void multiply_rows_portable(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x,
                             float* sums, int64_t stride);
 
-// AVX-512 with BW, VL, VBMI and BF16.
+// AVX-512 with BW, VL, VBMI and BF16, and GFNI.
 bool has_avx512_rows();
 void multiply_rows_avx512(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x,
                           float* sums, int64_t stride);

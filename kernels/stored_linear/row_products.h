@@ -18,7 +18,8 @@ namespace distill::kernels {
 
 enum class WeightType { kFp32, kBf16, kE4m3 };
 
-// Which inner loops run. kAvx512Bf16 needs AVX-512 with BW, VL, VBMI and BF16; kAmx needs AMX tiles of bf16 besides.
+// Which inner loops run. kAvx512Bf16 needs AVX-512 with BW, VL, VBMI and BF16, and GFNI; kAmx needs AMX
+// tiles of bf16 besides.
 enum class RowIsa { kPortable, kAvx512Bf16, kAmx };
 
 // The fastest one that this machine has and that applies: fp32 activations and fp32 weights are multiplied in fp32, by

@@ -12,7 +12,7 @@
 #include "kernels/stored_linear/weight_loader.h"
 
 #define DISTILL_AMX_ROWS \
-  __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16,fma")))
+  __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16,gfni,fma")))
 
 namespace distill::kernels {
 namespace {
@@ -20,6 +20,7 @@ namespace {
 constexpr int64_t kGroup = ActivationRows::kGroup;
 constexpr int64_t kRows = 2 * kTileRows;              // of weights at a time
 constexpr int64_t kBufferRowBytes = kScaleBlock * 2;  // decoded bf16
+constexpr int64_t kAhead = 3 * kScaleBlock;           // the distance that measured best
 
 // Up to 32 weight rows against up to two groups of tokens. Sums in tiles 0 (upper rows, first group), 1 (lower, first),
 // 2 (upper, second), 3 (lower, second); weights in 4 and 5, activations in 6 and 7.
@@ -51,16 +52,10 @@ DISTILL_AMX_ROWS inline void clear_sums() {
   _tile_zero(3);
 }
 
-// Fetches `lines` cache lines into the second-level cache, where a call will soon look for them.
-DISTILL_AMX_ROWS inline void fetch(const std::byte* from, int64_t lines) {
-  for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(from + line * kTileBytes, 0, 2);
-}
-
-// Adds the products of `steps` times 32 inputs. From `next`, if not null, as much is fetched as weights are read.
+// Adds the products of `steps` times 32 inputs.
 DISTILL_AMX_ROWS inline void add_steps(const Extent& extent, const std::byte* weights, int64_t weight_stride,
-                                       const std::byte* const* groups, int64_t steps, const std::byte* next) {
+                                       const std::byte* const* groups, int64_t steps) {
   for (int64_t step = 0; step < steps; ++step) {
-    if (next != nullptr) fetch(next + step * extent.rows * kTileBytes, extent.rows);
     _tile_loadd(4, weights + step * kTileBytes, weight_stride);
     _tile_loadd(6, groups[0] + step * extent.group_step_bytes(), extent.pair_bytes);
     _tile_dpbf16ps(0, 4, 6);
@@ -76,94 +71,103 @@ DISTILL_AMX_ROWS inline void add_steps(const Extent& extent, const std::byte* we
   }
 }
 
-// [group][weight row][token].
-using Sums = std::array<std::array<std::array<float, kGroup>, kRows>, 2>;
+// Of one group of tokens: [weight row][token of the group], packed.
+using GroupSums = std::array<float, kRows * kGroup>;
 
-DISTILL_AMX_ROWS inline void store_sums(const Extent& extent, Sums& sums) {
-  _tile_stored(0, sums[0][0].data(), kTileBytes);
-  if (extent.lower()) _tile_stored(1, sums[0][kTileRows].data(), kTileBytes);
+DISTILL_AMX_ROWS inline void store_sums(const Extent& extent, GroupSums* groups) {
+  const int64_t lower = kTileRows * extent.pair_bytes / 4;
+  _tile_stored(0, groups[0].data(), extent.pair_bytes);
+  if (extent.lower()) _tile_stored(1, groups[0].data() + lower, extent.pair_bytes);
   if (!extent.second()) return;
-  _tile_stored(2, sums[1][0].data(), kTileBytes);
-  if (extent.lower()) _tile_stored(3, sums[1][kTileRows].data(), kTileBytes);
+  _tile_stored(2, groups[1].data(), extent.pair_bytes);
+  if (extent.lower()) _tile_stored(3, groups[1].data() + lower, extent.pair_bytes);
 }
 
-// Writes the sums of tokens [first_token, ..) of one group.
-void write_out(const std::array<std::array<float, kGroup>, kRows>& sums, int64_t rows, int64_t tokens, float* to,
-               int64_t stride) {
+// Writes `sums` of a group's `tokens`.
+void write_out(const GroupSums& sums, const Extent& extent, int64_t tokens, float* to, int64_t stride) {
+  const int64_t width = extent.pair_bytes / 4;
   for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t r = 0; r < rows; ++r) to[t * stride + r] = sums[static_cast<size_t>(r)][static_cast<size_t>(t)];
+    for (int64_t r = 0; r < extent.rows; ++r) to[t * stride + r] = sums[static_cast<size_t>(r * width + t)];
   }
 }
 
 // The weight rows of one call, 32 at most.
 struct RowRange {
-  const WeightRows& weights;
-  int64_t first, count;
-  const std::byte* next;  // what will be read after them
+  const std::byte* values;  // of the first row
+  int64_t in, count;
+  const float* scales;    // FP8: of the block that all rows lie in
+  const std::byte* next;  // what will be read after these rows
 };
 
-// Inputs [begin, begin + count) of the rows as bf16, count <= 128, zeros up to a whole number of steps. Of FP8, the
-// same part of what comes next is fetched.
+// Inputs of one row as bf16, count <= 128, zeros up to a whole number of steps.
 template <WeightType kType>
-DISTILL_AMX_ROWS inline void decode_block(const RowRange& rows, int64_t begin, int64_t count, std::byte* buffer) {
+DISTILL_AMX_ROWS inline void decode_part(const Loader<kType>& loader, const std::byte* from, int64_t count,
+                                         std::byte* to) {
   constexpr int64_t kElement = kType == WeightType::kE4m3 ? 1 : 2;
-  const Loader<kType> loader;
-  for (int64_t r = 0; r < rows.count; ++r) {
-    const std::byte* from = rows.weights.values_of(rows.first + r) + begin * kElement;
-    std::byte* to = buffer + r * kBufferRowBytes;
-    if constexpr (kType == WeightType::kE4m3) {
-      fetch(rows.next + begin * rows.count + r * kScaleBlock, kScaleBlock / kTileBytes);
-      __builtin_prefetch(from + kScaleBlock * 2);
-      __builtin_prefetch(from + kScaleBlock * 2 + kTileBytes);
-    }
-    for (int64_t i = 0; i < count; i += kLoadStep) {
-      const Weights64 values =
-          count - i >= kLoadStep ? loader.load(from + i * kElement) : loader.load_part(from + i * kElement, count - i);
-      _mm512_store_si512(to + i * 2, values.first);
-      _mm512_store_si512(to + i * 2 + 64, values.second);
+  for (int64_t i = 0; i < count; i += kLoadStep) {
+    const Weights64 values =
+        count - i >= kLoadStep ? loader.load(from + i * kElement) : loader.load_part(from + i * kElement, count - i);
+    _mm512_store_si512(to + i * 2, values.first);
+    _mm512_store_si512(to + i * 2 + 64, values.second);
+  }
+}
+
+// Inputs [begin, begin + 128) of all rows, or as many as there are, as bf16. What will be read kAhead bytes of each row
+// later is fetched.
+DISTILL_AMX_ROWS inline void decode_block(const RowRange& rows, int64_t begin, std::byte* buffer) {
+  const Loader<WeightType::kE4m3> loader;
+  const std::byte* from = rows.values + begin;
+  const std::byte* ahead = begin + kAhead < rows.in ? from + kAhead : rows.next + (begin + kAhead - rows.in);
+  const int64_t count = rows.in - begin;
+  for (int64_t r = 0; r < rows.count; ++r, from += rows.in, ahead += rows.in, buffer += kBufferRowBytes) {
+    __builtin_prefetch(ahead);
+    __builtin_prefetch(ahead + kTileBytes);
+    if (count >= kScaleBlock) {
+      decode_part(loader, from, kScaleBlock, buffer);
+    } else {
+      decode_part(loader, from, count, buffer);
     }
   }
 }
 
-int64_t steps_of(int64_t count, WeightType type) {
-  // The FP8 decoder spreads the inputs of a step of 64 over both of its vectors.
-  return type == WeightType::kE4m3 ? (count + kLoadStep - 1) / kLoadStep * 2 : (count + kTileInputs - 1) / kTileInputs;
+// The FP8 decoder spreads the inputs of a step of 64 over both of its vectors.
+int64_t fp8_steps(int64_t count) {
+  return (count + kLoadStep - 1) / kLoadStep * 2;
 }
 
 DISTILL_AMX_ROWS void multiply_bf16(const RowRange& rows, const ActivationRows& x, float* sums, int64_t stride) {
-  const int64_t in = rows.weights.in;
-  const int64_t whole = in / kTileInputs;
-  const int64_t rest = in - whole * kTileInputs;
+  const int64_t whole = rows.in / kTileInputs;
+  const int64_t rest = rows.in - whole * kTileInputs;
   alignas(64) std::array<std::byte, kRows * kBufferRowBytes> tail;
-  if (rest > 0) decode_block<WeightType::kBf16>(rows, whole * kTileInputs, rest, tail.data());
-  const std::byte* values = rows.weights.values_of(rows.first);
+  for (int64_t r = 0; rest > 0 && r < rows.count; ++r) {
+    decode_part(Loader<WeightType::kBf16>(), rows.values + (r * rows.in + whole * kTileInputs) * 2, rest,
+                tail.data() + r * kBufferRowBytes);
+  }
   for (int64_t t = 0; t < x.rows(); t += 2 * kGroup) {
     const Extent extent{.rows = rows.count, .groups = x.rows() - t > kGroup ? 2 : 1, .pair_bytes = x.pair_bytes()};
     const std::byte* groups[2] = {x.row(t), x.row(extent.second() ? t + kGroup : t)};
-    alignas(64) Sums out;
+    alignas(64) std::array<GroupSums, 2> out;
     clear_sums();
-    add_steps(extent, values, in * 2, groups, whole, t == 0 ? rows.next : nullptr);
+    add_steps(extent, rows.values, rows.in * 2, groups, whole);
     if (rest > 0) {
       const int64_t offset = whole * extent.group_step_bytes();
       const std::byte* last[2] = {groups[0] + offset, groups[1] + offset};
-      add_steps(extent, tail.data(), kBufferRowBytes, last, 1, nullptr);
+      add_steps(extent, tail.data(), kBufferRowBytes, last, 1);
     }
-    store_sums(extent, out);
+    store_sums(extent, out.data());
     for (int64_t g = 0; g < extent.groups; ++g) {
       const int64_t token = t + g * kGroup;
-      write_out(out[static_cast<size_t>(g)], rows.count, std::min(kGroup, x.rows() - token), sums + token * stride,
-                stride);
+      write_out(out[static_cast<size_t>(g)], extent, std::min(kGroup, x.rows() - token), sums + token * stride, stride);
     }
   }
 }
 
-// totals += sums * the scale of each row's block.
-DISTILL_AMX_ROWS inline void add_scaled(const std::array<std::array<float, kGroup>, kRows>& sums, const float* scales,
-                                        int64_t rows, float* totals) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* total = totals + r * kGroup;
-    const __m512 sum = _mm512_load_ps(sums[static_cast<size_t>(r)].data());
-    _mm512_store_ps(total, _mm512_fmadd_ps(sum, _mm512_set1_ps(scales[r]), _mm512_load_ps(total)));
+// totals += sums * scale.
+DISTILL_AMX_ROWS inline void add_scaled(const GroupSums& sums, float scale, int64_t count, GroupSums& totals) {
+  const __m512 factor = _mm512_set1_ps(scale);
+  for (int64_t i = 0; i < count; i += 16) {
+    const __m512 total = _mm512_load_ps(totals.data() + i);
+    _mm512_store_ps(totals.data() + i, _mm512_fmadd_ps(_mm512_load_ps(sums.data() + i), factor, total));
   }
 }
 
@@ -172,43 +176,50 @@ constexpr int64_t kMaxGroups = 8;  // whose totals lie beside the decoded block
 // At most kMaxGroups groups of tokens, from `first_token` on.
 DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& x, int64_t first_token, float* sums,
                                     int64_t stride) {
-  const int64_t in = rows.weights.in;
   const int64_t tokens = std::min(x.rows() - first_token, kMaxGroups * kGroup);
-  // Two buffers in turn: what a tile loads has long been stored.
+  const int64_t groups = (tokens + kGroup - 1) / kGroup;
+  const Extent all{.rows = rows.count, .groups = groups, .pair_bytes = x.pair_bytes()};
+  const int64_t group_size = rows.count * x.pair_bytes() / 4;
+  // Two buffers in turn, of weights and of sums: what is loaded has long been stored.
   alignas(64) std::array<std::array<std::byte, kRows * kBufferRowBytes>, 2> buffers;
-  alignas(64) std::array<float, kMaxGroups * kRows * kGroup> totals;
-  std::fill_n(totals.begin(), (tokens + kGroup - 1) / kGroup * kRows * kGroup, 0.0f);
-  alignas(64) Sums block{};  // of a narrow group only a part is written
-  decode_block<WeightType::kE4m3>(rows, 0, std::min(kScaleBlock, in), buffers[0].data());
-  for (int64_t begin = 0; begin < in; begin += kScaleBlock) {
-    const int64_t count = std::min(kScaleBlock, in - begin);
-    const int64_t next = begin + kScaleBlock;
-    const auto& buffer = buffers[static_cast<size_t>(begin / kScaleBlock % 2)];
-    if (next < in) {
-      decode_block<WeightType::kE4m3>(rows, next, std::min(kScaleBlock, in - next),
-                                      buffers[static_cast<size_t>(next / kScaleBlock % 2)].data());
-    }
-    std::array<float, kRows> scales{};
-    for (int64_t r = 0; r < rows.count; ++r) {
-      scales[static_cast<size_t>(r)] = rows.weights.scales_of(rows.first + r)[begin / kScaleBlock];
-    }
-    for (int64_t t = 0; t < tokens; t += 2 * kGroup) {
-      const Extent extent{.rows = rows.count, .groups = tokens - t > kGroup ? 2 : 1, .pair_bytes = x.pair_bytes()};
-      const int64_t offset = begin / kTileInputs * extent.group_step_bytes();
-      const std::byte* groups[2] = {x.row(first_token + t) + offset,
-                                    x.row(first_token + (extent.second() ? t + kGroup : t)) + offset};
-      clear_sums();
-      add_steps(extent, buffer.data(), kBufferRowBytes, groups, steps_of(count, WeightType::kE4m3), nullptr);
-      store_sums(extent, block);
-      for (int64_t g = 0; g < extent.groups; ++g) {
-        add_scaled(block[static_cast<size_t>(g)], scales.data(), rows.count,
-                   totals.data() + (t / kGroup + g) * kRows * kGroup);
-      }
+  alignas(64) std::array<std::array<GroupSums, kMaxGroups>, 2> blocks;
+  alignas(64) std::array<GroupSums, kMaxGroups> totals;
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto whole = (group_size + 15) / 16 * 16;
+    for (GroupSums* part :
+         {&totals[static_cast<size_t>(g)], &blocks[0][static_cast<size_t>(g)], &blocks[1][static_cast<size_t>(g)]}) {
+      std::fill_n(part->begin(), whole, 0.0f);
     }
   }
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float* group = totals.data() + t / kGroup * kRows * kGroup + t % kGroup;
-    for (int64_t r = 0; r < rows.count; ++r) sums[(first_token + t) * stride + r] = group[r * kGroup];
+  const auto add_block = [&](int64_t begin) __attribute__((target("avx512f"))) {
+    const auto& block = blocks[static_cast<size_t>(begin / kScaleBlock % 2)];
+    for (int64_t g = 0; g < groups; ++g) {
+      add_scaled(block[static_cast<size_t>(g)], rows.scales[begin / kScaleBlock], group_size,
+                 totals[static_cast<size_t>(g)]);
+    }
+  };
+  decode_block(rows, 0, buffers[0].data());
+  for (int64_t begin = 0; begin < rows.in; begin += kScaleBlock) {
+    const int64_t next = begin + kScaleBlock;
+    const auto parity = static_cast<size_t>(begin / kScaleBlock % 2);
+    if (next < rows.in) decode_block(rows, next, buffers[1 - parity].data());
+    const int64_t steps = fp8_steps(std::min(kScaleBlock, rows.in - begin));
+    const int64_t offset = begin / kTileInputs * all.group_step_bytes();
+    for (int64_t g = 0; g < groups; g += 2) {
+      const Extent extent{.rows = rows.count, .groups = std::min<int64_t>(2, groups - g), .pair_bytes = x.pair_bytes()};
+      const int64_t token = first_token + g * kGroup;
+      const std::byte* pair[2] = {x.row(token) + offset, x.row(extent.second() ? token + kGroup : token) + offset};
+      clear_sums();
+      add_steps(extent, buffers[parity].data(), kBufferRowBytes, pair, steps);
+      store_sums(extent, &blocks[parity][static_cast<size_t>(g)]);
+    }
+    if (begin > 0) add_block(begin - kScaleBlock);
+  }
+  add_block((rows.in - 1) / kScaleBlock * kScaleBlock);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t token = first_token + g * kGroup;
+    write_out(totals[static_cast<size_t>(g)], all, std::min(kGroup, first_token + tokens - token),
+              sums + token * stride, stride);
   }
 }
 
@@ -222,17 +233,22 @@ bool has_amx_rows() {
 DISTILL_AMX_ROWS void multiply_rows_amx(const WeightRows& weights, int64_t first_row, int64_t rows,
                                         const ActivationRows& x, float* sums, int64_t stride, const std::byte* next) {
   if (x.rows() == 0) return;
-  for (int64_t r = 0; r < rows; r += kRows) {
-    const RowRange range{.weights = weights,
-                         .first = first_row + r,
-                         .count = std::min(kRows, rows - r),
-                         .next = rows - r > kRows ? weights.values_of(first_row + r + kRows) : next};
-    configure(range.count, x.pair_bytes());
+  for (int64_t r = 0; r < rows;) {
+    const int64_t row = first_row + r;
+    int64_t count = std::min(kRows, rows - r);
+    if (weights.type == WeightType::kE4m3) count = std::min(count, kScaleBlock - row % kScaleBlock);
+    const RowRange range{.values = weights.values_of(row),
+                         .in = weights.in,
+                         .count = count,
+                         .scales = weights.scales_of(row),
+                         .next = r + count < rows ? weights.values_of(row + count) : next};
+    configure(count, x.pair_bytes());
     if (weights.type == WeightType::kBf16) {
       multiply_bf16(range, x, sums + r, stride);
     } else {
       for (int64_t t = 0; t < x.rows(); t += kMaxGroups * kGroup) multiply_e4m3(range, x, t, sums + r, stride);
     }
+    r += count;
   }
   _tile_release();
 }

@@ -160,7 +160,7 @@ void multiply_rows_avx512(const WeightRows& weights, int64_t first_row, int64_t 
 }
 
 bool has_avx512_rows() {
-  static const bool has = has_avx512_bf16() && __builtin_cpu_supports("avx512vbmi");
+  static const bool has = has_avx512_bf16() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
   return has;
 }
 

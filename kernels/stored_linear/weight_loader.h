@@ -1,5 +1,5 @@
-// Loads 64 weights as two vectors of 32 bf16, whether they lie in memory as bf16 or as e4m3. Needs AVX-512 with VBMI.
-// Internal to stored_linear.
+// Loads 64 weights as two vectors of 32 bf16, whether they lie in memory as bf16 or as e4m3. Needs AVX-512 with VBMI,
+// and GFNI. Internal to stored_linear.
 #pragma once
 
 #ifdef __x86_64__
@@ -11,9 +11,9 @@
 
 #include "kernels/stored_linear/row_products.h"
 
-#define DISTILL_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16,fma")))
+#define DISTILL_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16,gfni,fma")))
 #define DISTILL_AVX512_BF16_INLINE \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16,fma"), always_inline)) inline
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16,gfni,fma"), always_inline)) inline
 
 namespace distill::kernels {
 
@@ -60,23 +60,38 @@ struct Loader<WeightType::kBf16> {
 // 64 e4m3 values give 2 x 32 bf16: in each 16 bytes, the first 8 go to the first vector and the last 8 to the second.
 template <>
 struct Loader<WeightType::kE4m3> {
-  __m512i low0, low1, high0, high1;
+  // What a normal value's sign s, exponent eeee and mantissa mmm become is linear in its bits: the bytes of bf16 with
+  // the exponent eeee + 120 are s, e3, not e3 four times, e2, e1 and e0, mmm, 0000. (In a matrix the lowest byte makes
+  // the highest bit.)
+  static constexpr int64_t kHigh = 0x10'20'40'40'40'40'40'80;
+  static constexpr int64_t kLow = 0x00'00'00'00'01'02'04'08;
+  static constexpr int kInverted = 0b0011'1100;
 
-  DISTILL_AVX512_BF16_INLINE Loader()
-      : low0(_mm512_load_si512(kDecodeTables.low.data())),
-        low1(_mm512_load_si512(kDecodeTables.low.data() + 64)),
-        high0(_mm512_load_si512(kDecodeTables.high.data())),
-        high1(_mm512_load_si512(kDecodeTables.high.data() + 64)) {}
+  DISTILL_AVX512_BF16_INLINE Loader() {}
   DISTILL_AVX512_BF16_INLINE Weights64 decode(__m512i bytes) const {
-    const __m512i low = _mm512_permutex2var_epi8(low0, bytes, low1);
-    const __m512i magnitude = _mm512_permutex2var_epi8(high0, bytes, high1);
+    // Zero and subnormal values have twice their magnitude below 16, NaN above 252.
+    const __m512i range = _mm512_add_epi8(_mm512_add_epi8(bytes, bytes), _mm512_set1_epi8(-16));
+    if (_mm512_cmpgt_epu8_mask(range, _mm512_set1_epi8(static_cast<char>(252 - 16))) != 0) [[unlikely]] {
+      return by_table(bytes);
+    }
+    const __m512i low = _mm512_gf2p8affine_epi64_epi8(bytes, _mm512_set1_epi64(kLow), 0);
+    const __m512i high = _mm512_gf2p8affine_epi64_epi8(bytes, _mm512_set1_epi64(kHigh), kInverted);
+    return {_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)};
+  }
+  // Any value.
+  DISTILL_AVX512_BF16_INLINE static Weights64 by_table(__m512i bytes) {
+    const __m512i low = find(kDecodeTables.low, bytes);
+    const __m512i magnitude = find(kDecodeTables.high, bytes);
     constexpr int kAOrBAndC = 0xF8;
     const __m512i high = _mm512_ternarylogic_epi32(magnitude, bytes, _mm512_set1_epi8(-128), kAOrBAndC);
     return {_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)};
   }
+  DISTILL_AVX512_BF16_INLINE static __m512i find(const std::array<uint8_t, 128>& table, __m512i magnitudes) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(table.data()), magnitudes, _mm512_load_si512(table.data() + 64));
+  }
   DISTILL_AVX512_BF16_INLINE Weights64 load(const std::byte* at) const { return decode(_mm512_loadu_si512(at)); }
   DISTILL_AVX512_BF16_INLINE Weights64 load_part(const std::byte* at, int64_t count) const {
-    return decode(_mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, at));
+    return by_table(_mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, at));
   }
 };
 

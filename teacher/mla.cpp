@@ -113,11 +113,9 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(const MlaConfig& config, cons
 }
 
 at::Tensor MultiHeadLatentAttention::rotate(const at::Tensor& x, const AttentionStep& step) const {
-  // kernels::rotary turns dimension i with i + R / 2; here 2i turns with 2i + 1. The order in which they come out does
-  // not matter, for queries and keys come out alike.
-  const at::Tensor halves =
-      config_.interleaved ? x.unflatten(-1, {config_.rope_dim / 2, 2}).transpose(-1, -2).flatten(-2) : x.contiguous();
-  return kernels::rotary(halves, step.cos, step.sin);
+  // The order in which dimensions come out does not matter, for queries and keys come out alike.
+  return config_.interleaved ? kernels::rotary_of_pairs(x, step.cos, step.sin)
+                             : kernels::rotary(x.contiguous(), step.cos, step.sin);
 }
 
 MultiHeadLatentAttention::Inputs MultiHeadLatentAttention::project(const at::Tensor& x,

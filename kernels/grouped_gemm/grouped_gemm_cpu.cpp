@@ -16,16 +16,17 @@ namespace {
 constexpr int64_t kMostRows = 64;  // of weights in a work item
 constexpr int64_t kItemsPerThread = 8;
 
-// The tokens of one expert, in ascending order.
+// The tokens of one expert, in ascending order, and its weights.
 struct Group {
-  int64_t expert = 0;
+  WeightRows gate, up, down;
   std::vector<int64_t> tokens;
   std::vector<float> gates;
 };
 
 // Only experts that have tokens, by ascending number.
-std::vector<Group> group_by_expert(const at::Tensor& experts, const at::Tensor& gates, int64_t routed, int64_t count) {
-  std::vector<Group> groups(static_cast<size_t>(count));
+std::vector<Group> group_by_expert(const at::Tensor& experts, const at::Tensor& gates, at::TensorList values,
+                                   at::TensorList scales, int64_t routed) {
+  std::vector<Group> groups(values.size() / 3);
   const int64_t tokens = experts.size(0);
   const int64_t per_token = experts.size(1);
   const auto* expert = experts.const_data_ptr<int32_t>();
@@ -45,7 +46,13 @@ std::vector<Group> group_by_expert(const at::Tensor& experts, const at::Tensor& 
     for (int64_t t = 0; t < tokens; ++t) groups[e].tokens.push_back(t);
     groups[e].gates.assign(static_cast<size_t>(tokens), 1.0f);
   }
-  for (size_t e = 0; e < groups.size(); ++e) groups[e].expert = static_cast<int64_t>(e);
+  const auto weight = [&](size_t i) { return WeightRows::of({.values = values[i], .scales = scales[i]}); };
+  for (size_t e = 0; e < groups.size(); ++e) {
+    if (groups[e].tokens.empty()) continue;
+    groups[e].gate = weight(3 * e);
+    groups[e].up = weight(3 * e + 1);
+    groups[e].down = weight(3 * e + 2);
+  }
   std::erase_if(groups, [](const Group& group) { return group.tokens.empty(); });
   return groups;
 }
@@ -75,19 +82,12 @@ DISTILL_MULTIVERSION void add_scaled(float* y, const float* x, float factor, int
 
 class GroupedMlp {
  public:
-  GroupedMlp(at::TensorList values, at::TensorList scales, at::ScalarType compute)
-      : values_(values), scales_(scales), compute_(compute) {}
+  explicit GroupedMlp(at::ScalarType compute) : compute_(compute) {}
 
-  WeightRows weight(int64_t index) const {
-    const auto i = static_cast<size_t>(index);
-    return WeightRows::of({.values = values_[i], .scales = scales_[i]});
+  // Activations of `tokens` to be multiplied with `weight`.
+  ActivationRows rows_for(const WeightRows& weight, size_t tokens) const {
+    return {static_cast<int64_t>(tokens), weight.in, best_row_isa(compute_, weight.type), weight.type};
   }
-  // Activations to be multiplied with weight `index`.
-  ActivationRows rows_for(int64_t index, int64_t tokens) const {
-    const WeightRows rows = weight(index);
-    return {tokens, rows.in, best_row_isa(compute_, rows.type), rows.type};
-  }
-  int64_t intermediate(const Group& group) const { return values_[static_cast<size_t>(3 * group.expert)].size(0); }
 
   // For each group its tokens' activations, as the first projections read them.
   template <typename T>
@@ -95,7 +95,7 @@ class GroupedMlp {
     std::vector<ActivationRows> rows;
     rows.reserve(groups.size());
     for (const Group& group : groups) {
-      rows.push_back(rows_for(3 * group.expert, static_cast<int64_t>(group.tokens.size())));
+      rows.push_back(rows_for(group.gate, group.tokens.size()));
     }
     share_work(static_cast<int64_t>(groups.size()), pairs(groups) * hidden, [&](int64_t g) {
       const auto& tokens = groups[static_cast<size_t>(g)].tokens;
@@ -118,10 +118,10 @@ class GroupedMlp {
     std::vector<Item> items;
     int64_t work = 0;
     for (size_t g = 0; g < groups.size(); ++g) {
-      const int64_t size = intermediate(groups[g]);
+      const int64_t size = groups[g].down.in;
       const int64_t chunk = rows_per_item(size * static_cast<int64_t>(groups.size()));
-      hidden.push_back(rows_for(3 * groups[g].expert + 2, x[g].rows()));
-      work += 2 * size * x[g].rows() * weight(3 * groups[g].expert).in;
+      hidden.push_back(rows_for(groups[g].down, groups[g].tokens.size()));
+      work += 2 * size * x[g].rows() * groups[g].gate.in;
       for (int64_t r = 0; r < size; r += chunk) items.push_back({g, r, std::min(chunk, size - r)});
     }
     share_work(static_cast<int64_t>(items.size()), work, [&](int64_t i) {
@@ -129,11 +129,9 @@ class GroupedMlp {
       const auto count = static_cast<size_t>(x[g].rows() * rows);
       std::vector<float> gate(count);
       std::vector<float> up(count);
-      const WeightRows up_rows = weight(3 * groups[g].expert + 1);
       const Item& next = items[std::min(static_cast<size_t>(i) + 1, items.size() - 1)];
-      multiply_rows(weight(3 * groups[g].expert), first, rows, x[g], gate.data(), rows, up_rows.values_of(first));
-      multiply_rows(up_rows, first, rows, x[g], up.data(), rows,
-                    weight(3 * groups[next.group].expert).values_of(next.first));
+      multiply_rows(groups[g].gate, first, rows, x[g], gate.data(), rows, groups[g].up.values_of(first));
+      multiply_rows(groups[g].up, first, rows, x[g], up.data(), rows, groups[next.group].gate.values_of(next.first));
       gate_sums(gate.data(), up.data(), gate.data(), static_cast<int64_t>(count));
       for (int64_t t = 0; t < x[g].rows(); ++t) hidden[g].set_part(t, first, gate.data() + t * rows, rows);
     });
@@ -149,7 +147,7 @@ class GroupedMlp {
     int64_t work = 0;
     for (const Group& group : groups) {
       most_tokens = std::max(most_tokens, group.tokens.size());
-      work += size * intermediate(group) * static_cast<int64_t>(group.tokens.size());
+      work += size * group.down.in * static_cast<int64_t>(group.tokens.size());
     }
     share_work((size + chunk - 1) / chunk, work, [&](int64_t item) {
       const int64_t first = item * chunk;
@@ -158,8 +156,8 @@ class GroupedMlp {
       std::vector<float> sums(most_tokens * static_cast<size_t>(rows));
       for (size_t g = 0; g < groups.size(); ++g) {
         const bool last = g + 1 == groups.size();
-        const std::byte* next = weight(3 * groups[last ? 0 : g + 1].expert + 2).values_of(last ? first + rows : first);
-        multiply_rows(weight(3 * groups[g].expert + 2), first, rows, hidden[g], sums.data(), rows, next);
+        const std::byte* next = groups[last ? 0 : g + 1].down.values_of(last ? first + rows : first);
+        multiply_rows(groups[g].down, first, rows, hidden[g], sums.data(), rows, next);
         for (size_t i = 0; i < groups[g].tokens.size(); ++i) {
           add_scaled(totals.data() + groups[g].tokens[i] * rows, sums.data() + i * static_cast<size_t>(rows),
                      groups[g].gates[i], rows);
@@ -176,8 +174,6 @@ class GroupedMlp {
   }
 
  private:
-  at::TensorList values_;
-  at::TensorList scales_;
   at::ScalarType compute_;
 };
 
@@ -185,8 +181,8 @@ at::Tensor grouped_mlp_cpu(const at::Tensor& x, const at::Tensor& experts, const
                            at::TensorList values, at::TensorList scales, int64_t routed,
                            const std::optional<at::Tensor>& residual) {
   const at::Tensor y = at::empty(x.sizes(), x.options());
-  const std::vector<Group> groups = group_by_expert(experts, gates, routed, static_cast<int64_t>(values.size()) / 3);
-  const GroupedMlp mlp(values, scales, x.scalar_type());
+  const std::vector<Group> groups = group_by_expert(experts, gates, values, scales, routed);
+  const GroupedMlp mlp(x.scalar_type());
   with_storage_type(x, "grouped_mlp", [&]<typename T>(T) {
     const auto gathered = mlp.gather(groups, static_cast<const T*>(x.const_data_ptr()), x.size(1));
     const auto hidden = mlp.first_projections(groups, gathered);

@@ -12,6 +12,7 @@ using torch::autograd::variable_list;
 
 TORCH_LIBRARY_FRAGMENT(distill, library) {
   library.def("rotary(Tensor x, Tensor cos, Tensor sin) -> Tensor");
+  library.def("rotary_of_pairs(Tensor x, Tensor cos, Tensor sin) -> Tensor");
 }
 
 at::Tensor dispatch(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
@@ -51,6 +52,18 @@ at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
               "rotary: cos ", cos.sizes(), " and sin ", sin.sizes(), " do not fit x ", x.sizes());
   TORCH_CHECK(cos.scalar_type() == at::kFloat && sin.scalar_type() == at::kFloat, "rotary: cos and sin must be fp32");
   return dispatch(x, cos, sin);
+}
+
+at::Tensor rotary_of_pairs(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  TORCH_CHECK(x.dim() == 3 && x.stride(2) == 1, "rotary_of_pairs: x must be [tokens, heads, dim], is ", x.sizes());
+  TORCH_CHECK(cos.dim() == 2 && cos.sizes() == sin.sizes() && cos.size(0) == x.size(0) && 2 * cos.size(1) == x.size(2),
+              "rotary_of_pairs: cos ", cos.sizes(), " and sin ", sin.sizes(), " do not fit x ", x.sizes());
+  TORCH_CHECK(cos.scalar_type() == at::kFloat && sin.scalar_type() == at::kFloat,
+              "rotary_of_pairs: cos and sin must be fp32");
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("distill::rotary_of_pairs", "")
+                             .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&)>();
+  return op.call(x, cos, sin);
 }
 
 }  // namespace distill::kernels

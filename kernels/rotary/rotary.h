@@ -11,4 +11,10 @@ namespace distill::kernels {
 // y1 = x1 cos - x2 sin, y2 = x2 cos + x1 sin. Differentiable in x.
 at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 
+// The layout of DeepSeek: dimension 2i rotates with 2i + 1. x [tokens, heads, dim] fp32 or bf16, inner dimension
+// contiguous, the others of any stride; cos, sin [tokens, dim / 2] fp32. Returns x's shape, contiguous, in the order of
+// Llama's layout: y[i] = x[2i] cos - x[2i + 1] sin, y[dim / 2 + i] = x[2i + 1] cos + x[2i] sin. On CPUs, without
+// gradient.
+at::Tensor rotary_of_pairs(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
+
 }  // namespace distill::kernels

@@ -102,22 +102,20 @@ at::Tensor head_linear_cpu(const at::Tensor& x, const at::Tensor& values, const 
   const int64_t heads = x.size(1);
   const at::Tensor y = at::empty({tokens, heads, rows}, x.options());
   const RowIsa isa = best_row_isa(x.scalar_type(), weights.type);
-  const int64_t chunk = std::min<int64_t>(rows, 2 * kRowsPerItem);
+  // Whole heads where these are enough to keep all threads busy.
+  const int64_t chunk = heads >= 4 * at::get_num_threads() ? rows : std::min<int64_t>(rows, 2 * kRowsPerItem);
   const int64_t chunks = (rows + chunk - 1) / chunk;
   with_storage_type(x, "head_linear", [&]<typename T>(T) {
     const auto* from = static_cast<const T*>(x.const_data_ptr());
     auto* to = static_cast<T*>(y.mutable_data_ptr());
-    std::vector<ActivationRows> prepared;
-    for (int64_t h = 0; h < heads; ++h) {
-      prepared.push_back(prepare(from + h * x.stride(1), tokens, weights.in, x.stride(0), isa, weights.type));
-    }
     share_work(heads * chunks, tokens * heads * rows * weights.in, [&](int64_t item) {
       const int64_t head = item / chunks;
       const int64_t row = item % chunks * chunk;
       const int64_t count = std::min(chunk, rows - row);
+      const ActivationRows prepared =
+          prepare(from + head * x.stride(1), tokens, weights.in, x.stride(0), isa, weights.type);
       std::vector<float> sums(static_cast<size_t>(tokens * count));
-      multiply_rows(weights, first + head * stride + row, count, prepared[static_cast<size_t>(head)], sums.data(),
-                    count);
+      multiply_rows(weights, first + head * stride + row, count, prepared, sums.data(), count);
       for (int64_t t = 0; t < tokens; ++t) {
         T* at = to + (t * heads + head) * rows + row;
         for (int64_t r = 0; r < count; ++r) at[r] = from_float<T>(sums[static_cast<size_t>(t * count + r)]);

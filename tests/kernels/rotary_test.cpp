@@ -31,6 +31,18 @@ TEST_F(Rotary, RotatesHeadsInsideAStridedProjection) {
   EXPECT_LT(relative_error(rotary(heads, cos_fp32_, sin_fp32_), reference::rotary(heads, cos_, sin_)), 1e-5);
 }
 
+TEST_F(Rotary, OfPairsIsThatOfHalvesInAnotherOrder) {
+  const at::Tensor x = random({5, 3, 40}, 6).narrow(2, 8, 24);  // a part of a projection
+  const at::Tensor halves = x.unflatten(2, {12, 2}).transpose(2, 3).flatten(2);
+  EXPECT_LT(
+      relative_error(rotary_of_pairs(x.to(at::kFloat), cos_fp32_, sin_fp32_), reference::rotary(halves, cos_, sin_)),
+      1e-5);
+  EXPECT_LT(relative_error(rotary_of_pairs(x.to(at::kBFloat16), cos_fp32_, sin_fp32_),
+                           reference::rotary(as_bf16(halves), cos_, sin_)),
+            kBf16Rounding);
+  EXPECT_THROW(rotary_of_pairs(x.narrow(2, 0, 20).to(at::kFloat), cos_fp32_, sin_fp32_), c10::Error);
+}
+
 TEST_F(Rotary, HasTheGradientOfTheFormula) {
   expect_same_gradients(
       {random({5, 3, 32}, 4)}, random({5, 3, 32}, 5),

@@ -28,6 +28,8 @@ struct Options {
   std::string teacher;
   std::filesystem::path prompts;
   std::string targets = "threshold:0.04";
+  double target_temperature = 1;
+  std::vector<std::string> keep_tokens;
   data::TraceSampling sampling;
   CaptureOptions capture;
   size_t limit = 0;
@@ -121,9 +123,17 @@ std::shared_ptr<const data::ChatTemplate> find_chat_template(const data::ModelFi
   return chat_template;
 }
 
-void complete(data::TraceProvenance& provenance, const Options& options) {
+void complete(data::TraceProvenance& provenance, const data::Tokenizer& tokenizer, const Options& options) {
   provenance.sampling = options.sampling;
   provenance.targets = data::TargetSpec::parse(options.targets);
+  provenance.targets.temperature = options.target_temperature;
+  std::vector<int32_t> keep;
+  for (const std::string& token : options.keep_tokens) {
+    const auto id = tokenizer.token_to_id(token);
+    if (!id) core::fail_usage("--keep-token {}: the tokenizer has no such token", token);
+    keep.push_back(*id);
+  }
+  provenance.targets.set_keep(std::move(keep));
   provenance.command =
       fmt::format("distill generate --teacher {} --prompts {} --out {} --samples {}", options.teacher,
                   options.prompts.string(), options.capture.directory.string(), options.capture.samples);
@@ -140,7 +150,7 @@ CaptureSummary generate_locally(const Options& options, std::span<const data::Pr
                         .fp8_cache = options.fp8_cache});
   const auto chat_template = find_chat_template(teacher.files, prompts, options);
   data::TraceProvenance provenance = describe_teacher(teacher, chat_template.get());
-  complete(provenance, options);
+  complete(provenance, *teacher.tokenizer, options);
   return capture_traces({.model = *teacher.model,
                          .tokenizer = teacher.tokenizer,
                          .chat_template = chat_template,
@@ -149,6 +159,9 @@ CaptureSummary generate_locally(const Options& options, std::span<const data::Pr
 }
 
 CaptureSummary generate_remotely(const Options& options, std::span<const data::Prompt> prompts) {
+  if (options.target_temperature != 1 || !options.keep_tokens.empty()) {
+    core::fail_usage("--target-temperature and --keep-token: a remote teacher gives what it gives");
+  }
   if (options.tokenizer.empty()) {
     core::fail_usage("--teacher {}: name the model's tokenizer with --tokenizer, a Hugging Face directory or GGUF file",
                      options.teacher);
@@ -168,7 +181,7 @@ CaptureSummary generate_remotely(const Options& options, std::span<const data::P
   remote.http.bearer_key = teacher::api_key_from_environment();
   teacher::RemoteTeacher teacher(std::move(remote), text.tokenizer);
   data::TraceProvenance provenance = describe_teacher(teacher, api, text);
-  complete(provenance, options);
+  complete(provenance, *text.tokenizer, options);
   auto summary = capture_remote_traces(teacher, api, text, prompts, provenance, options.capture.directory,
                                        options.capture.samples);
   if (const auto& statistics = teacher.statistics(); statistics.retries > 0) {
@@ -209,6 +222,13 @@ void add_generate_command(CLI::App& app) {
           "--targets", options->targets,
           "What is kept of the teacher's distribution: threshold:T or :K, sampled:N, hybrid:K+N, topk:K or full")
       ->capture_default_str();
+  command
+      ->add_option("--target-temperature", options->target_temperature,
+                   "What the logits are divided by before that, whatever the answers' temperature")
+      ->check(CLI::Range(0.01, 100.0))
+      ->capture_default_str();
+  command->add_option("--keep-token", options->keep_tokens,
+                      "Token that is always kept exactly, such as </think>; may be given several times");
   command->add_option("--samples", options->capture.samples, "Answers per prompt")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->capture_default_str();

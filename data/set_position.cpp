@@ -16,7 +16,7 @@ size_t count_heads(const TargetDistribution& target, const TargetSpec& spec) {
     case TargetMode::kTopk:
       return ids;
     case TargetMode::kHybrid:
-      return std::min(ids, static_cast<size_t>(spec.exact));
+      return std::min(ids, static_cast<size_t>(spec.exact) + spec.keep.size());
     case TargetMode::kThreshold: {
       // All drawn tokens have one weight. If none was drawn, the last head plays the tail: its weight follows likewise.
       size_t heads = ids;
@@ -37,7 +37,8 @@ unsigned weight_bits(const TargetSpec& spec) {
 }
 
 uint32_t max_ids(const TargetSpec& spec) {
-  return static_cast<uint32_t>(spec.exact) + static_cast<uint32_t>(spec.draws);
+  return static_cast<uint32_t>(spec.exact) + static_cast<uint32_t>(spec.draws) +
+         static_cast<uint32_t>(spec.keep.size());
 }
 
 void reduce(const TargetDistribution& target, const TargetSpec& spec, const WeightGrid& grid, core::Philox& random,
@@ -89,7 +90,7 @@ StoredPosition as_stored(const TargetDistribution& target, const TargetSpec& spe
     result.weights.assign(target.weights.begin(), target.weights.end());
     return result;
   }
-  const WeightGrid grid(weight_bits(spec));
+  const WeightGrid& grid = WeightGrid::of(weight_bits(spec));
   SetPosition set;
   reduce(target, spec, grid, random, set);
   double rest = 1;

@@ -135,10 +135,17 @@ void encode_threshold(Distribution& p, std::span<const int32_t> candidates, cons
                       core::Philox& random, SparseTargets& out) {
   std::vector<float> masses;
   for (const int32_t id : candidates) masses.push_back(p.mass[id]);
+  std::vector<std::pair<int32_t, float>> kept;  // exactly, with their masses
+  double always = 0;
+  for (const int32_t id : spec.keep) {
+    kept.emplace_back(id, p.mass[id]);
+    always += static_cast<double>(p.mass[id]);
+  }
+  remove(p, spec.keep);
   // Sums from the small masses up: next to a token that is nearly certain, differences would lose the rest.
   std::vector<double> rest(candidates.size() + 1, remove(p, candidates));
   for (size_t i = candidates.size(); i-- > 0;) rest[i] = rest[i + 1] + static_cast<double>(masses[i]);
-  p.sum = rest[0];
+  p.sum = rest[0] + always;
   auto count = static_cast<size_t>(spec.exact);
   if (spec.threshold > 0) {
     // The tokens above it, and of the others as many as steps of at most the threshold reach.
@@ -150,9 +157,13 @@ void encode_threshold(Distribution& p, std::span<const int32_t> candidates, cons
   size_t exact = 0;
   while (exact < std::min(count, candidates.size()) &&
          static_cast<double>(masses[exact]) * static_cast<double>(count - exact) > rest[exact]) {
-    add(out, candidates[exact], static_cast<double>(masses[exact]) / p.sum);
+    kept.emplace_back(candidates[exact], masses[exact]);
     ++exact;
   }
+  std::ranges::sort(kept, [](const auto& a, const auto& b) {
+    return a.second != b.second ? a.second > b.second : a.first < b.first;
+  });
+  for (const auto& [id, mass] : kept) add(out, id, static_cast<double>(mass) / p.sum);
   if (exact == count || rest[exact] == 0) return;
   for (size_t i = exact; i < candidates.size(); ++i) p.set(candidates[i], masses[i]);
   const auto draws = static_cast<double>(count - exact);
@@ -199,12 +210,25 @@ void encode_target(std::span<const float> logits, const TargetSpec& spec, core::
   Distribution p{std::vector<float>(logits.size()), std::vector<float>(chunk_maxima.size())};
   kernels::row_exponentials(logits, maximum.value, static_cast<float>(1 / spec.temperature), p.mass, p.chunk_sums);
   p.sum = p.remaining();
+  // Of the ids that are not kept anyway.
   const auto greatest = [&] {
-    return greatest_ids(logits, std::min(static_cast<size_t>(spec.exact), logits.size()), chunk_maxima);
+    const size_t exact = static_cast<size_t>(spec.exact) + spec.keep.size();
+    auto ids = greatest_ids(logits, std::min(exact, logits.size()), chunk_maxima);
+    std::erase_if(ids, [&](int32_t id) { return std::ranges::binary_search(spec.keep, id); });
+    ids.resize(std::min(ids.size(), static_cast<size_t>(spec.exact)));
+    return ids;
+  };
+  // Those and the ones that are kept anyway.
+  const auto head = [&] {
+    auto ids = greatest();
+    ids.insert(ids.end(), spec.keep.begin(), spec.keep.end());
+    std::ranges::sort(ids,
+                      [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+    return ids;
   };
   switch (spec.mode) {
     case TargetMode::kTopk:
-      add_exact(p, greatest(), out);
+      add_exact(p, head(), out);
       break;
     case TargetMode::kFull:
       for (size_t id = 0; id < logits.size(); ++id)
@@ -214,7 +238,7 @@ void encode_target(std::span<const float> logits, const TargetSpec& spec, core::
       add_draws(p, p.sum, spec.draws, 1.0 / spec.draws, draws, out);
       break;
     case TargetMode::kHybrid:
-      encode_hybrid(p, greatest(), spec, draws, out);
+      encode_hybrid(p, head(), spec, draws, out);
       break;
     case TargetMode::kThreshold:
       encode_threshold(p, greatest(), spec, draws, out);

@@ -20,9 +20,9 @@ core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position)
 core::Philox rounding_draws(uint64_t seed, uint64_t stream, uint64_t position);
 
 // Appends one position to `out`: the distribution softmax(logits / spec.temperature) over logits [vocab], reduced to
-// what `spec` keeps. Ids of the exactly kept tokens come first, by descending probability (the lower id first where
-// equal), then those that were drawn, ascending. Logits of -infinity have no mass. Throws Error if a logit is NaN or
-// +infinity or none is finite.
+// what `spec` keeps, whose ids are below vocab. Ids of the exactly kept tokens come first, by descending probability
+// (the lower id first where equal), then those that were drawn, ascending. Logits of -infinity have no mass. Throws
+// Error if a logit is NaN or +infinity or none is finite.
 void encode_target(std::span<const float> logits, const TargetSpec& spec, core::Philox& draws, SparseTargets& out);
 
 // The same for modes that need no draws (topk, full). Throws Error for the others.

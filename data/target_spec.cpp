@@ -1,5 +1,6 @@
 #include "data/target_spec.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -51,6 +52,17 @@ TargetSpec TargetSpec::parse(std::string_view text) {
   return {.mode = TargetMode::kHybrid,
           .exact = parse_count(counts.substr(0, plus), text),
           .draws = parse_count(counts.substr(plus + 1), text)};
+}
+
+void TargetSpec::set_keep(std::vector<int32_t> ids) {
+  constexpr size_t kMost = 64;
+  if (ids.size() > kMost) core::fail_usage("{} tokens to keep; at most {} can be", ids.size(), kMost);
+  if (!ids.empty() && (mode == TargetMode::kFull || mode == TargetMode::kSampled)) {
+    core::fail_usage("{} targets keep no chosen tokens: threshold, hybrid and topk do", to_string());
+  }
+  std::ranges::sort(ids);
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  keep = std::move(ids);
 }
 
 std::string TargetSpec::to_string() const {

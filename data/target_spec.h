@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace distill::data {
 
@@ -25,11 +26,17 @@ struct TargetSpec {
   double threshold = 0;  // T, below 1: then `exact` is the most tokens that a position can have
   // The stored distribution is softmax(logits / temperature), whatever temperature the tokens were sampled at.
   double temperature = 1.0;
+  // Ids that are kept exactly whatever their probability (ends of answers, marks of reasoning or tools), ascending. The
+  // mode does with all others what it would do without these.
+  std::vector<int32_t> keep{};
 
   // "topk:64", "full", "sampled:50", "hybrid:8+8", "threshold:16" (K) or "threshold:0.03" (T). Throws UsageError that
   // lists the modes.
   static TargetSpec parse(std::string_view text);
-  // What parse() reads back.
+  // Throws UsageError unless `ids` may be kept: with threshold, hybrid and topk, at most 64. Sorts them.
+  void set_keep(std::vector<int32_t> ids);
+
+  // What parse() reads back: without temperature and `keep`.
   std::string to_string() const;
 
   // Whether what is stored depends on random draws; then it is an unbiased estimate.

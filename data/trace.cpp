@@ -1,5 +1,6 @@
 #include "data/trace.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/config.h"
@@ -40,6 +41,7 @@ nlohmann::json TraceProvenance::to_json() const {
       {"targets", {{"mode", targets.to_string()}, {"temperature", targets.temperature}}},
       {"command", command},
       {"version", version}};
+  if (!targets.keep.empty()) json["targets"]["keep"] = targets.keep;
   if (sampling.thinking_budget) json["sampling"]["thinking_budget"] = *sampling.thinking_budget;
   if (reasoning) json["reasoning"] = {{"open", reasoning->open}, {"close", reasoning->close}};
   return json;
@@ -70,6 +72,14 @@ TraceProvenance TraceProvenance::from_json(const nlohmann::json& json, const std
   result.targets = TargetSpec::parse(targets.require<std::string>("mode"));
   result.targets.temperature = targets.require<double>("temperature");
   if (!(result.targets.temperature > 0)) targets.reject("temperature", "must be above 0");
+  if (targets.contains("keep")) {
+    const auto keep = targets.require<nlohmann::json>("keep");
+    const auto is_id = [&](const nlohmann::json& id) {
+      return id.is_number_unsigned() && id.get<uint64_t>() < static_cast<uint64_t>(result.vocab_size);
+    };
+    if (!keep.is_array() || !std::ranges::all_of(keep, is_id)) targets.reject("keep", "is not a list of ids");
+    result.targets.set_keep(keep.get<std::vector<int32_t>>());
+  }
   targets.finish();
   if (reader.contains("reasoning")) {
     auto reasoning = reader.section("reasoning");

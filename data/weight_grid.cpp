@@ -1,8 +1,13 @@
 #include "data/weight_grid.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <mutex>
 #include <numbers>
+#include <optional>
+
+#include "core/error.h"
 
 namespace distill::data {
 
@@ -13,6 +18,14 @@ WeightGrid::WeightGrid(unsigned bits) : shares_(size_t{1} << bits) {
     shares_[level] = sine * sine;
   }
   shares_.back() = 1;
+}
+
+const WeightGrid& WeightGrid::of(unsigned bits) {
+  static std::array<std::once_flag, 17> made;
+  static std::array<std::optional<WeightGrid>, 17> grids;
+  core::check(bits >= 1 && bits < grids.size(), "a grid of {} bits", bits);
+  std::call_once(made[bits], [bits] { grids[bits].emplace(bits); });
+  return *grids[bits];
 }
 
 uint32_t WeightGrid::round(double share, core::Philox& random) const {

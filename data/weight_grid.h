@@ -1,6 +1,7 @@
 // The values that the share of a token can take when it is stored in a few bits.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -13,8 +14,11 @@ namespace distill::data {
 class WeightGrid {
  public:
   explicit WeightGrid(unsigned bits);
+  // The one of so many bits, 1 to 16, which all users share.
+  static const WeightGrid& of(unsigned bits);
 
   double share(uint32_t level) const { return shares_[level]; }
+  unsigned bits() const { return static_cast<unsigned>(std::bit_width(shares_.size())) - 1; }
   uint32_t levels() const { return static_cast<uint32_t>(shares_.size()); }
 
   // One of the two levels around `share`, at random so that the expected share is `share`; a share within a thousandth

@@ -43,11 +43,20 @@ std::vector<int32_t> by_probability(const std::vector<double>& p) {
   return order;
 }
 
+// "threshold:4 keep": with some ids always kept, a probable one and others.
+TargetSpec spec_of(std::string text) {
+  const size_t end = text.find(' ');
+  TargetSpec spec = TargetSpec::parse(text.substr(0, end));
+  if (end != std::string::npos) spec.set_keep({0, 17, 60, 140});
+  return spec;
+}
+
 // How many ids a threshold target has: K, or the least number whose threshold is no higher than the one given.
-double number_kept(const std::vector<double>& p, const std::vector<int32_t>& order, const TargetSpec& spec) {
+double number_kept(const std::vector<double>& p, const std::vector<int32_t>& order, const TargetSpec& spec,
+                   double all) {
   if (spec.threshold == 0) return spec.exact;
   for (int kept = 1;; ++kept) {
-    double rest = 1;
+    double rest = all;
     int exact = 0;
     while (exact < kept && p[order[exact]] * (kept - exact) > rest) rest -= p[order[exact++]];
     if (exact == kept || rest / (kept - exact) <= spec.threshold) return kept;
@@ -56,14 +65,16 @@ double number_kept(const std::vector<double>& p, const std::vector<int32_t>& ord
 
 // Variance of the stored weight of each token, as derived in docs/targets.md.
 std::vector<double> variances(const std::vector<double>& p, const TargetSpec& spec) {
-  const auto order = by_probability(p);
+  auto order = by_probability(p);
+  std::erase_if(order, [&](int32_t id) { return std::ranges::binary_search(spec.keep, id); });
   std::vector<double> result(p.size());
   size_t exact = 0;
   double rest = 1, kept = 0;
+  for (const int32_t id : spec.keep) rest -= p[id];
   if (spec.mode == TargetMode::kHybrid) {
     for (; exact < static_cast<size_t>(spec.exact); ++exact) rest -= p[order[exact]];
   } else if (spec.mode == TargetMode::kThreshold) {
-    kept = number_kept(p, order, spec);
+    kept = number_kept(p, order, spec, rest);
     while (p[order[exact]] * (kept - static_cast<double>(exact)) > rest) rest -= p[order[exact++]];
   }
   for (size_t i = exact; i < order.size(); ++i) {
@@ -78,7 +89,7 @@ class RandomTargets : public testing::TestWithParam<const char*> {};
 
 TEST_P(RandomTargets, AreUnbiasedWithTheStatedVariance) {
   constexpr int kRepeats = 20000;
-  const TargetSpec spec = TargetSpec::parse(GetParam());
+  const TargetSpec spec = spec_of(GetParam());
   for (const double spread : {0.5, 2.0, 5.0}) {
     const size_t vocab = 200;
     const auto logits = logits_of(spread, vocab);
@@ -108,8 +119,9 @@ TEST_P(RandomTargets, AreUnbiasedWithTheStatedVariance) {
 }
 
 TEST_P(RandomTargets, HaveDistinctIdsOfTotalMassOne) {
-  const TargetSpec spec = TargetSpec::parse(GetParam());
+  const TargetSpec spec = spec_of(GetParam());
   for (const size_t vocab : {1, 2, 5, 40, 3000}) {
+    if (!spec.keep.empty() && vocab <= static_cast<size_t>(spec.keep.back())) continue;
     for (const double spread : {0.0, 1.0, 10.0, 40.0}) {
       auto logits = logits_of(spread, vocab);
       for (size_t id = 3; id < vocab; id += 4) logits[id] = -kInfinity;
@@ -125,15 +137,15 @@ TEST_P(RandomTargets, HaveDistinctIdsOfTotalMassOne) {
             EXPECT_EQ(out.weights[i], 0);
           }
         }
-        const size_t limit = spec.mode == TargetMode::kSampled ? spec.draws : spec.exact + spec.draws;
-        EXPECT_LE(out.ids.size(), limit);
+        EXPECT_LE(out.ids.size(), spec.exact + spec.draws + spec.keep.size());
+        for (const int32_t id : spec.keep) EXPECT_THAT(out.ids, testing::Contains(id));
       }
     }
   }
 }
 
 TEST_P(RandomTargets, DependOnSeedKeyAndPositionOnly) {
-  const TargetSpec spec = TargetSpec::parse(GetParam());
+  const TargetSpec spec = spec_of(GetParam());
   const auto logits = logits_of(0.5, 1000);
   const auto draw = [&](uint64_t seed, const TraceKey& key, uint64_t position) {
     core::Philox random = target_draws(seed, key, position);
@@ -151,7 +163,8 @@ TEST_P(RandomTargets, DependOnSeedKeyAndPositionOnly) {
 
 INSTANTIATE_TEST_SUITE_P(Modes, RandomTargets,
                          testing::Values("sampled:1", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:4",
-                                         "threshold:16", "threshold:0.03", "threshold:0.3"),
+                                         "threshold:16", "threshold:0.03", "threshold:0.3", "hybrid:4+6 keep",
+                                         "threshold:4 keep", "threshold:0.1 keep"),
                          [](const auto& mode) {
                            std::string name = mode.param;
                            std::ranges::replace_if(
@@ -213,6 +226,18 @@ TEST(TargetSpecs, ReadBackWhatTheyPrint) {
         "threshold:x", "full:1", "threshold:0", "threshold:0.00001", "threshold:0.1x", "threshold:1.5", "topk:0.1"}) {
     EXPECT_THAT(error_of([&] { TargetSpec::parse(text); }), HasSubstr("threshold:K")) << text;
   }
+}
+
+TEST(TargetSpecs, KeepChosenTokensWhereTheModeCan) {
+  TargetSpec spec = TargetSpec::parse("topk:4");
+  spec.set_keep({9, 3, 9});
+  EXPECT_THAT(spec.keep, testing::ElementsAre(3, 9));
+  SparseTargets out;
+  encode_target(std::vector<float>{5, 4, 3, -9, 2, 1, 0, -1, -2, 6}, spec, out);
+  EXPECT_THAT(out.ids, testing::ElementsAre(9, 0, 1, 2, 4, 3));
+  EXPECT_GT(out.weights.back(), 0);
+  TargetSpec sampled = TargetSpec::parse("sampled:5");
+  EXPECT_THAT(error_of([&] { sampled.set_keep({1}); }), HasSubstr("sampled:5 targets keep no chosen tokens"));
 }
 
 TEST(EncodeTarget, RefusesRandomModesWithoutDraws) {

@@ -1,7 +1,7 @@
 // What it costs to open a set of a thousand million tokens and to read batches from it in random order.
 //   reader_bench SCRATCH [shards = 1000] [documents per shard = 5000] [tokens per document = 200]
 // One shard is written and linked under as many names: the index is that of a set of that size, the disk holds one
-// shard. Targets are threshold:0.04 of random logits over 32,000 ids; every document has the same.
+// shard. Targets are threshold:0.04 of random logits over 32,000 ids; nearly all ids occur.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -16,7 +16,7 @@
 #include "core/philox.h"
 #include "core/text_file.h"
 #include "data/batcher.h"
-#include "data/target_capture.h"
+#include "data/target_encoder.h"
 #include "data/trace_reader.h"
 #include "data/trace_writer.h"
 
@@ -48,19 +48,24 @@ void write_shard(const fs::path& folder, int64_t documents, int64_t tokens) {
   provenance.weights = provenance.config = provenance.tokenizer = std::string(64, '0');
   provenance.vocab_size = 32000;
   provenance.targets = data::TargetSpec::parse("threshold:0.04");
-  data::Trace trace;
-  trace.document.prompt_length = 1;
-  trace.document.tokens.push_back(0);
   core::Philox random(1, 0, 0);
   std::vector<float> logits(static_cast<size_t>(provenance.vocab_size));
-  for (int64_t i = 1; i < tokens; ++i) {
+  std::vector<data::SparseTargets> positions(4000);  // of which the documents are made up
+  for (auto& position : positions) {
     for (float& logit : logits) logit = static_cast<float>(4 * random.next_normal());
-    data::capture_target(logits, provenance, {"random", 0}, static_cast<uint64_t>(i), trace.targets);
-    trace.document.tokens.push_back(trace.targets.ids.back());
+    data::encode_target(logits, provenance.targets, random, position);
   }
   data::TraceWriter writer(folder, provenance, {.journal_bytes_per_shard = uint64_t{1} << 34});
   for (int64_t i = 0; i < documents; ++i) {
+    data::Trace trace;
     trace.document.key.prompt_id = fmt::format("prompt-{:08}", i);
+    trace.document.tokens = {0};
+    trace.document.prompt_length = 1;
+    for (int64_t j = 1; j < tokens; ++j) {
+      const auto& position = positions[random.next_below(static_cast<uint32_t>(positions.size()))];
+      trace.targets.append(position);
+      trace.document.tokens.push_back(position.ids.front());
+    }
     writer.append(trace);
   }
   writer.finish();

@@ -205,14 +205,7 @@ class Mode {
                  {"sealed_per_second", tokens / seal_seconds},
                  {"encoded_per_second", tokens / encode_seconds},
                  {"decoded_per_second", tokens / decode_seconds}};
-    for (const auto& key : batch) {
-      const data::SparseTargets& own = wanted.at(key);
-      const auto base = static_cast<int64_t>(row.targets.ids.size());
-      for (size_t i = 1; i < own.offsets.size(); ++i) row.targets.offsets.push_back(base + own.offsets[i]);
-      row.targets.ids.insert(row.targets.ids.end(), own.ids.begin(), own.ids.end());
-      row.targets.weights.insert(row.targets.weights.end(), own.weights.begin(), own.weights.end());
-      row.targets.uncovered.insert(row.targets.uncovered.end(), own.uncovered.begin(), own.uncovered.end());
-    }
+    for (const auto& key : batch) row.targets.append(wanted.at(key));
     return row;
   }
 

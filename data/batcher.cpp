@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
 #include "core/config.h"
@@ -13,18 +12,10 @@
 #include "core/philox.h"
 #include "data/packing.h"
 #include "data/permutation.h"
+#include "kernels/head_loss/head_loss.h"
 
 namespace distill::data {
 namespace {
-
-constexpr int64_t kIgnoredLabel = -100;
-
-template <typename T>
-at::Tensor tensor_of(const std::vector<T>& values, at::ScalarType type) {
-  at::Tensor tensor = at::empty({static_cast<int64_t>(values.size())}, type);
-  if (!values.empty()) std::memcpy(tensor.mutable_data_ptr(), values.data(), values.size() * sizeof(T));
-  return tensor;
-}
 
 // Collects documents and turns them into tensors.
 class BatchBuilder {
@@ -39,7 +30,7 @@ class BatchBuilder {
       const bool completion = i >= first_target;
       tokens_.push_back(tokens[i]);
       positions_.push_back(i);
-      labels_.push_back(completion ? tokens[i + 1] : kIgnoredLabel);
+      labels_.push_back(completion ? tokens[i + 1] : kernels::kIgnoredLabel);
       loss_mask_.push_back(completion);
     }
     for (int64_t i = first_target; i < positions; ++i) {
@@ -57,16 +48,16 @@ class BatchBuilder {
   }
 
   TrainingBatch finish() {
-    return {.tokens = tensor_of(tokens_, at::kLong),
-            .positions = tensor_of(positions_, at::kLong),
-            .sequence_offsets = tensor_of(sequence_offsets_, at::kInt),
-            .labels = tensor_of(labels_, at::kLong),
-            .loss_mask = tensor_of(loss_mask_, at::kBool),
-            .target_rows = tensor_of(target_rows_, at::kLong),
-            .target_offsets = tensor_of(target_offsets_, at::kLong),
-            .target_ids = tensor_of(target_ids_, at::kLong),
-            .target_weights = tensor_of(target_weights_, at::kFloat),
-            .target_uncovered = tensor_of(target_uncovered_, at::kFloat),
+    return {.tokens = at::tensor(tokens_),
+            .positions = at::tensor(positions_),
+            .sequence_offsets = at::tensor(sequence_offsets_),
+            .labels = at::tensor(labels_),
+            .loss_mask = at::tensor(loss_mask_).to(at::kBool),
+            .target_rows = at::tensor(target_rows_),
+            .target_offsets = at::tensor(target_offsets_),
+            .target_ids = at::tensor(target_ids_),
+            .target_weights = at::tensor(target_weights_),
+            .target_uncovered = at::tensor(target_uncovered_),
             .documents = std::move(documents_),
             .verdicts = std::move(verdicts_),
             .reasoning_targets = std::move(reasoning_targets_)};
@@ -121,6 +112,8 @@ struct Batcher::State {
   uint64_t windows = 0;           // in an epoch
   std::array<Window, 2> recent;   // the last windows used: a step may reach from one into the next
   size_t oldest = 0;
+  // A few threads ahead of the one that trains; on a small machine they would only take its place.
+  size_t threads = std::clamp<size_t>(static_cast<size_t>(core::available_cpus()) / 4, 1, 8);
 
   bool on_this_side(size_t index) const {
     if (options.validation_share <= 0) return !options.validation;
@@ -230,8 +223,6 @@ BatcherState Batcher::State::advance() {
 TrainingBatch Batcher::State::build(const BatcherState& at) {
   BatchBuilder builder;
   const std::vector<size_t>& indices = window(at.epoch, at.window).batches[at.batch];
-  // A few threads ahead of the one that trains; on a small machine they would only take its place.
-  const size_t threads = std::clamp<size_t>(static_cast<size_t>(core::available_cpus()) / 4, 1, 8);
   const std::vector<Trace> traces = reader->read(indices, threads);
   for (size_t i = 0; i < indices.size(); ++i) {
     const int32_t reasoning = reader->provenance().reasoning_length(traces[i].document);

@@ -12,20 +12,20 @@ namespace distill::data {
 constexpr uint32_t kScale = 1u << rans::kScaleBits;
 
 RansTable::RansTable(std::span<const uint16_t> frequencies) {
-  core::check(frequencies.size() <= 256, "{} symbols in a table", frequencies.size());
-  intervals_.resize(frequencies.size());
-  slots_.resize(kScale);
+  core::check(frequencies.size() <= kMaxSymbols, "{} symbols in a table", frequencies.size());
   uint32_t start = 0;
   for (size_t symbol = 0; symbol < frequencies.size(); ++symbol) {
-    const uint32_t frequency = frequencies[symbol];
-    core::check(frequency <= kScale - start, "the frequencies of a table exceed {}", kScale);
-    intervals_[symbol] = {static_cast<uint16_t>(start), static_cast<uint16_t>(frequency)};
-    for (uint32_t i = 0; i < frequency; ++i) {
-      slots_[start + i] = static_cast<uint32_t>(symbol) | i << 8 | (frequency - 1) << 20;
-    }
-    start += frequency;
+    core::check(frequencies[symbol] <= kScale - start, "the frequencies of a table exceed {}", kScale);
+    starts_[symbol] = static_cast<uint16_t>(start);
+    start += frequencies[symbol];
   }
   core::check(start == kScale, "the frequencies of a table sum to {} instead of {}", start, kScale);
+  std::fill(starts_.begin() + static_cast<ptrdiff_t>(frequencies.size()), starts_.end(), static_cast<uint16_t>(kScale));
+  uint8_t symbol = 0;
+  for (size_t bucket = 0; bucket < first_.size(); ++bucket) {
+    while (starts_[symbol + 1u] <= bucket << kBucketBits) ++symbol;
+    first_[bucket] = symbol;
+  }
 }
 
 void RansEncoder::put_bit(unsigned lane, uint16_t zero, bool bit) {
@@ -70,13 +70,15 @@ RansDecoder::RansDecoder(std::span<const std::byte> bytes, unsigned lanes) : lan
     states_[lane] = load<uint32_t>(bytes.data(), lane);
     core::check(states_[lane] >= rans::kLowest, "a coder state is out of range");
   }
-  size_ = bytes.size() / 2 - 2 * lanes;
-  words_.resize(size_ + 2);
-  std::memcpy(words_.data(), bytes.data() + 4 * lanes, 2 * size_);
+  const size_t size = bytes.size() / 2 - 2 * lanes;
+  words_.resize(size + 2);
+  std::memcpy(words_.data(), bytes.data() + 4 * lanes, 2 * size);
+  next_ = words_.data();
+  last_ = next_ + size + 1;
 }
 
 void RansDecoder::finish() const {
-  core::check(next_ == size_, "the coded stream is {} than its contents", overrun() ? "shorter" : "longer");
+  core::check(next_ + 1 == last_, "the coded stream is {} than its contents", overrun() ? "shorter" : "longer");
   for (unsigned lane = 0; lane < lanes_; ++lane) {
     core::check(states_[lane] == rans::kLowest, "the coded stream does not end as it must");
   }

@@ -20,9 +20,12 @@ inline constexpr uint32_t kLowest = uint32_t{1} << 16;  // states lie in [2^16, 
 inline constexpr unsigned kMaxRawBits = 16;
 }  // namespace rans
 
-// A static distribution over at most 256 symbols.
+// A static distribution over at most 64 symbols, in less than 200 bytes: all tables of a shard stay in the fastest
+// cache.
 class RansTable {
  public:
+  static constexpr size_t kMaxSymbols = 64;
+
   RansTable() = default;
   // Frequencies sum to 4096; a symbol of frequency 0 cannot be coded. Throws Error if they don't, or are too many.
   explicit RansTable(std::span<const uint16_t> frequencies);
@@ -31,14 +34,26 @@ class RansTable {
     uint16_t start = 0;
     uint16_t frequency = 0;
   };
-  const Interval& interval(uint32_t symbol) const { return intervals_[symbol]; }
-  // Of the symbol whose interval holds the slot: itself in the lowest 8 bits, then in 12 bits each the distance of the
-  // slot from its start and its frequency less 1.
-  uint32_t slot(uint32_t slot) const { return slots_[slot]; }
+  Interval interval(uint32_t symbol) const {
+    return {starts_[symbol], static_cast<uint16_t>(starts_[symbol + 1] - starts_[symbol])};
+  }
+  // Whose interval holds the slot, below 4096.
+  uint32_t symbol_at(uint32_t slot) const {
+    uint32_t symbol = first_[slot >> kBucketBits];
+    symbol += begins_by(symbol + 1, slot);  // settles nearly all, and without a branch
+    while (begins_by(symbol + 1, slot) != 0) ++symbol;
+    return symbol;
+  }
 
  private:
-  std::vector<Interval> intervals_;
-  std::vector<uint32_t> slots_;  // [4096]
+  static constexpr unsigned kBucketBits = 4;  // slots in a bucket
+  static constexpr size_t kBuckets = size_t{1} << (rans::kScaleBits - kBucketBits);
+
+  // 1 if the symbol's interval begins at the slot or before it, else 0.
+  uint32_t begins_by(uint32_t symbol, uint32_t slot) const { return (starts_[symbol] - slot - 1) >> 31; }
+
+  std::array<uint16_t, kMaxSymbols + 1> starts_{};  // and 4096 from the last symbol's end on
+  std::array<uint8_t, kBuckets> first_{};           // symbol at the first slot of each bucket
 };
 
 // Collects what is to be coded in the order in which it will be decoded, then writes it from the back.
@@ -70,7 +85,8 @@ class RansEncoder {
   std::vector<Operation> operations_;
 };
 
-// The stream is untrusted: reading past its end gives zeros and is noticed by finish().
+// The stream is untrusted: reading past its end gives zeros and is noticed by finish(). Fastest as a local variable
+// (move it there): the compiler then knows that nothing else changes it.
 class RansDecoder {
  public:
   // Throws Error if the bytes cannot hold `lanes` states and whole words.
@@ -78,10 +94,11 @@ class RansDecoder {
 
   uint32_t get(unsigned lane, const RansTable& table) {
     uint32_t& state = states_[lane];
-    const uint32_t slot = table.slot(state & ((1u << rans::kScaleBits) - 1));
-    state = ((slot >> 20) + 1) * (state >> rans::kScaleBits) + (slot >> 8 & 0xFFF);
+    const uint32_t slot = state & ((1u << rans::kScaleBits) - 1), symbol = table.symbol_at(slot);
+    const auto [start, frequency] = table.interval(symbol);
+    state = frequency * (state >> rans::kScaleBits) + slot - start;
     refill(state);
-    return slot & 0xFF;
+    return symbol;
   }
   bool get_bit(unsigned lane, uint32_t zero) {
     uint32_t& state = states_[lane];
@@ -101,21 +118,22 @@ class RansDecoder {
   // Throws Error unless exactly the whole stream was read and every state is the one that encoding began with.
   void finish() const;
   // Whether more was read than there is.
-  bool overrun() const { return next_ > size_; }
+  bool overrun() const { return next_ == last_; }
 
  private:
   // Without branches: whether a word is due is as good as random.
   void refill(uint32_t& state) {
     const bool due = state < rans::kLowest;
-    const uint32_t refilled = state << 16 | words_[next_];
+    const uint32_t refilled = state << 16 | *next_;
     state = due ? refilled : state;
-    next_ = std::min(next_ + due, size_ + 1);
+    next_ = std::min(next_ + due, last_);
   }
 
   std::array<uint32_t, rans::kLanes> states_{};
   unsigned lanes_;
   std::vector<uint16_t> words_;  // and two zeros
-  size_t size_ = 0, next_ = 0;   // size_ + 1 once more was read than there is
+  const uint16_t* next_;
+  const uint16_t* last_;  // the second zero, where `next_` is once more was read than there is
 };
 
 // Frequencies proportional to `counts` (below 2^50), summing to 4096, at least 1 where the count is not 0. Throws Error

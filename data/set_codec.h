@@ -3,12 +3,13 @@
 // whole shard shares. Layout in docs/trace-format.md, "sets".
 #pragma once
 
-#include <array>
 #include <memory>
+#include <span>
 #include <vector>
 
-#include "data/rans.h"
+#include "data/set_tables.h"
 #include "data/target_codec.h"
+#include "data/weight_grid.h"
 
 namespace distill::data {
 
@@ -19,24 +20,25 @@ class SetCodec final : public TargetCodec {
  public:
   static constexpr std::string_view kName = "sets";
 
-  // From a shard.
+  // From a shard, whose `model` outlives it and is read when tables are needed first (they lie in SetTableCache).
   SetCodec(const nlohmann::json& description, std::span<const std::byte> model, const TraceProvenance& provenance);
   ~SetCodec() override;
 
   nlohmann::json description() const override;
-  std::vector<std::byte> model() const override;
+  std::vector<std::byte> model() const override { return {model_.begin(), model_.end()}; }
   void encode(const TraceDocument& document, const SparseTargets& targets, std::vector<std::byte>& out) const override;
   void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
   Sizes sizes(const Trace& trace, std::span<const std::byte> payload) const override;
 
-  struct Tables;
-
  private:
   friend class SetCodecTrainer;
-  SetCodec(const TraceProvenance& provenance, std::unique_ptr<const Tables> tables);
+  SetCodec(const TraceProvenance& provenance, std::vector<std::byte> model);
+  std::shared_ptr<const SetTables> tables() const;
 
   TraceProvenance provenance_;
-  std::unique_ptr<const Tables> tables_;
+  std::vector<std::byte> own_model_;  // of a codec that was just trained
+  std::span<const std::byte> model_;
+  const WeightGrid* grid_;
 };
 
 // Learns the tables of one shard. Two passes over its documents, in the same order: count_ids() for all, then

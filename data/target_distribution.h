@@ -33,6 +33,14 @@ struct SparseTargets {
     const auto count = static_cast<size_t>(offsets[position + 1]) - begin;
     return {std::span(ids).subspan(begin, count), std::span(weights).subspan(begin, count), uncovered[position]};
   }
+  // Adds the positions of another after its own; what is known of their fidelity is not added up.
+  void append(const SparseTargets& other) {
+    const int64_t base = offsets.back();
+    for (size_t i = 1; i < other.offsets.size(); ++i) offsets.push_back(base + other.offsets[i]);
+    ids.insert(ids.end(), other.ids.begin(), other.ids.end());
+    weights.insert(weights.end(), other.weights.begin(), other.weights.end());
+    uncovered.insert(uncovered.end(), other.uncovered.begin(), other.uncovered.end());
+  }
   void clear() {
     offsets.resize(1);
     ids.clear();

@@ -62,15 +62,18 @@ DocumentFidelity DocumentFidelity::from_bytes(std::span<const std::byte> bytes) 
   return result;
 }
 
+CalibrationBin& CalibrationBin::operator+=(const CalibrationBin& other) {
+  count += other.count;
+  weight += other.weight;
+  probability += other.probability;
+  return *this;
+}
+
 void Fidelity::add(const DocumentFidelity& document) {
   positions_ += document.positions;
   divergence_ += document.divergence;
   tail_mass_ += document.tail_mass;
-  for (size_t i = 0; i < bins_.size(); ++i) {
-    bins_[i].count += document.bins[i].count;
-    bins_[i].weight += document.bins[i].weight;
-    bins_[i].probability += document.bins[i].probability;
-  }
+  for (size_t i = 0; i < bins_.size(); ++i) bins_[i] += document.bins[i];
   for (size_t i = 0; i < document.full.size(); ++i) {
     full_[i] += static_cast<double>(document.full[i]);
     stored_[i] += static_cast<double>(document.stored[i]);
@@ -98,14 +101,16 @@ Fidelity& Fidelity::operator+=(const Fidelity& other) {
   positions_ += other.positions_;
   divergence_ += other.divergence_;
   tail_mass_ += other.tail_mass_;
-  for (size_t i = 0; i < bins_.size(); ++i) {
-    bins_[i].count += other.bins_[i].count;
-    bins_[i].weight += other.bins_[i].weight;
-    bins_[i].probability += other.bins_[i].probability;
-  }
+  for (size_t i = 0; i < bins_.size(); ++i) bins_[i] += other.bins_[i];
   angle_ += other.angle_;
   norm_ratio_ += other.norm_ratio_;
   return *this;
+}
+
+void merge(std::optional<Fidelity>& sum, const std::optional<Fidelity>& more) {
+  if (!more) return;
+  if (!sum) sum.emplace();
+  *sum += *more;
 }
 
 double Fidelity::divergence() const {

@@ -17,6 +17,7 @@ struct CalibrationBin {
   uint64_t count = 0;
   double weight = 0;       // sum
   double probability = 0;  // sum
+  CalibrationBin& operator+=(const CalibrationBin& other);
 };
 inline constexpr size_t kCalibrationBins = 10;  // of equal width in weight
 
@@ -70,5 +71,8 @@ class Fidelity {
   uint64_t batch_positions_ = 0;
   std::array<double, kSketch> full_{}, stored_{};
 };
+
+// Adds what was measured of other documents, if it was.
+void merge(std::optional<Fidelity>& sum, const std::optional<Fidelity>& more);
 
 }  // namespace distill::data

@@ -66,11 +66,7 @@ TraceCopySummary copy_traces(std::span<const std::filesystem::path> sources, con
   }
   TraceWriterOptions writing{.documents_per_shard = options.documents_per_shard};
   for (const TraceReader& reader : readers) {
-    for (const auto& shard : reader.shards()) {
-      if (!shard->fidelity()) continue;
-      if (!writing.fidelity) writing.fidelity.emplace();
-      *writing.fidelity += *shard->fidelity();
-    }
+    for (const auto& shard : reader.shards()) merge(writing.fidelity, shard->fidelity());
   }
   TraceWriter writer(directory, readers.front().provenance(), writing);
   TraceCopySummary summary;

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -34,13 +33,6 @@ std::string json_line(const Trace& trace, const TraceProvenance& provenance) {
 }
 
 template <typename T>
-at::Tensor tensor_of(const std::vector<T>& values) {
-  at::Tensor tensor = at::empty({static_cast<int64_t>(values.size())}, c10::CppTypeToScalarType<T>::value);
-  if (!values.empty()) std::memcpy(tensor.mutable_data_ptr(), values.data(), values.size() * sizeof(T));
-  return tensor;
-}
-
-template <typename T>
 void append(std::vector<T>& to, const auto& from) {
   to.insert(to.end(), from.begin(), from.end());
 }
@@ -59,20 +51,16 @@ void export_traces(const TraceReader& reader, const std::filesystem::path& path)
 }
 
 void export_safetensors(const TraceReader& reader, const std::filesystem::path& path) {
-  std::vector<int64_t> token_offsets{0}, sample, prompt_id_offsets{0}, target_offsets{0};
-  std::vector<int32_t> tokens, prompt_length, target_ids;
+  std::vector<int64_t> token_offsets{0}, sample, prompt_id_offsets{0};
+  std::vector<int32_t> tokens, prompt_length;
   std::vector<double> log_probability;
   std::vector<uint8_t> finish_reason, verdict, prompt_ids;
-  std::vector<float> target_weights, target_uncovered;
+  SparseTargets targets;
   for (size_t i = 0; i < reader.size(); ++i) {
-    const auto [document, targets] = reader.read(i);
-    const auto entries = static_cast<int64_t>(target_ids.size());
+    const auto [document, own] = reader.read(i);
+    targets.append(own);
     append(tokens, document.tokens);
     append(prompt_ids, document.key.prompt_id);
-    append(target_ids, targets.ids);
-    append(target_weights, targets.weights);
-    append(target_uncovered, targets.uncovered);
-    for (size_t j = 1; j < targets.offsets.size(); ++j) target_offsets.push_back(entries + targets.offsets[j]);
     token_offsets.push_back(static_cast<int64_t>(tokens.size()));
     prompt_id_offsets.push_back(static_cast<int64_t>(prompt_ids.size()));
     prompt_length.push_back(document.prompt_length);
@@ -83,19 +71,19 @@ void export_safetensors(const TraceReader& reader, const std::filesystem::path& 
   }
   // Wider types first: every tensor lies aligned.
   write_safetensors(path,
-                    {{"token_offsets", tensor_of(token_offsets)},
-                     {"sample", tensor_of(sample)},
-                     {"prompt_id_offsets", tensor_of(prompt_id_offsets)},
-                     {"target_offsets", tensor_of(target_offsets)},
-                     {"log_probability", tensor_of(log_probability)},
-                     {"tokens", tensor_of(tokens)},
-                     {"prompt_length", tensor_of(prompt_length)},
-                     {"target_ids", tensor_of(target_ids)},
-                     {"target_weights", tensor_of(target_weights)},
-                     {"target_uncovered", tensor_of(target_uncovered)},
-                     {"finish_reason", tensor_of(finish_reason)},
-                     {"verdict", tensor_of(verdict)},
-                     {"prompt_ids", tensor_of(prompt_ids)}},
+                    {{"token_offsets", at::tensor(token_offsets)},
+                     {"sample", at::tensor(sample)},
+                     {"prompt_id_offsets", at::tensor(prompt_id_offsets)},
+                     {"target_offsets", at::tensor(targets.offsets)},
+                     {"log_probability", at::tensor(log_probability)},
+                     {"tokens", at::tensor(tokens)},
+                     {"prompt_length", at::tensor(prompt_length)},
+                     {"target_ids", at::tensor(targets.ids)},
+                     {"target_weights", at::tensor(targets.weights)},
+                     {"target_uncovered", at::tensor(targets.uncovered)},
+                     {"finish_reason", at::tensor(finish_reason)},
+                     {"verdict", at::tensor(verdict)},
+                     {"prompt_ids", at::tensor(prompt_ids)}},
                     {{"provenance", reader.provenance().to_json().dump()}});
 }
 

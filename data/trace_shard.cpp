@@ -36,9 +36,6 @@ std::shared_ptr<const TraceShard> TraceShard::open(const std::filesystem::path& 
     shard->verify_structure();
     shard->read_settings();
     shard->verify_table();
-    if (const auto fidelity = shard->regions_[format::kFidelity]; !fidelity.empty()) {
-      shard->fidelity_ = Fidelity::from_json(core::parse_json(text_of(fidelity)));
-    }
     return std::shared_ptr<const TraceShard>(std::move(shard));
   });
 }
@@ -51,6 +48,12 @@ std::shared_ptr<const TraceShard> TraceShard::open_damaged(const std::filesystem
     shard->read_settings();
     return std::shared_ptr<const TraceShard>(std::move(shard));
   });
+}
+
+std::optional<Fidelity> TraceShard::fidelity() const {
+  const auto stored = regions_[format::kFidelity];
+  if (stored.empty()) return {};
+  return core::with_context(path().string(), [&] { return Fidelity::from_json(core::parse_json(text_of(stored))); });
 }
 
 void TraceShard::read_settings() {

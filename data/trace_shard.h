@@ -38,8 +38,8 @@ class TraceShard {
   const std::filesystem::path& path() const { return file_->path(); }
   const TraceProvenance& provenance() const { return provenance_; }
   const TargetCodec& codec() const { return *codec_; }
-  // As it was measured when the targets were made; nothing if it was not.
-  const std::optional<Fidelity>& fidelity() const { return fidelity_; }
+  // As it was measured when the targets were made; nothing if it was not. Throws Error if it makes no sense.
+  std::optional<Fidelity> fidelity() const;
   size_t size() const { return documents_; }
 
   // From the table, without reading the document. `index` is below size().
@@ -85,7 +85,6 @@ class TraceShard {
   std::array<std::span<const std::byte>, trace_format::kDatasets> regions_{};
   TraceProvenance provenance_;
   std::unique_ptr<const TargetCodec> codec_;
-  std::optional<Fidelity> fidelity_;
   size_t documents_ = 0;
   size_t token_bytes_ = 0;
   uint64_t prompt_tokens_ = 0;

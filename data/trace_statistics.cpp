@@ -25,10 +25,7 @@ nlohmann::json measure_traces(const TraceReader& reader) {
     total += static_cast<double>(shard->file_bytes());
     tokens += static_cast<double>(shard->bytes(trace_format::kTokens));
     sizes.ids += static_cast<double>(shard->bytes(trace_format::kModel));
-    if (shard->fidelity()) {
-      if (!fidelity) fidelity.emplace();
-      *fidelity += *shard->fidelity();
-    }
+    merge(fidelity, shard->fidelity());
     for (size_t i = 0; i < shard->size(); ++i) {
       const Trace trace = shard->trace(i);
       sizes += shard->codec().sizes(trace, shard->payload(i));
@@ -97,6 +94,7 @@ void check_distinct_keys(const TraceReader& reader) {
 void verify_traces(const TraceReader& reader) {
   for (const auto& shard : reader.shards()) {
     shard->verify_hdf5();
+    shard->fidelity();
     for (size_t i = 0; i < shard->size(); ++i) shard->trace(i);
   }
   check_distinct_keys(reader);

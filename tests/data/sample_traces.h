@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/philox.h"
+#include "data/set_codec.h"
 #include "data/target_capture.h"
 #include "data/trace.h"
 
@@ -56,6 +58,15 @@ inline std::vector<Trace> sample_traces(size_t count, const TraceProvenance& pro
     traces.push_back(sample_trace("prompt-" + std::to_string(i / 2), i % 2, provenance, max_completion));
   }
   return traces;
+}
+
+// The codec of a shard with these traces.
+inline std::unique_ptr<const TargetCodec> trained_codec(const std::vector<Trace>& traces,
+                                                        const TraceProvenance& provenance) {
+  SetCodecTrainer trainer(provenance);
+  for (const Trace& trace : traces) trainer.count_ids(trace.document, trace.targets);
+  for (const Trace& trace : traces) trainer.count_symbols(trace.document, trace.targets);
+  return trainer.finish();
 }
 
 }  // namespace distill::data

@@ -19,13 +19,6 @@ namespace {
 
 using testing::HasSubstr;
 
-std::unique_ptr<const TargetCodec> train(const std::vector<Trace>& traces, const TraceProvenance& provenance) {
-  SetCodecTrainer trainer(provenance);
-  for (const Trace& trace : traces) trainer.count_ids(trace.document, trace.targets);
-  for (const Trace& trace : traces) trainer.count_symbols(trace.document, trace.targets);
-  return trainer.finish();
-}
-
 std::map<int32_t, float> weights_of(const TargetDistribution& target) {
   std::map<int32_t, float> result;
   for (size_t i = 0; i < target.ids.size(); ++i) result[target.ids[i]] = target.weights[i];
@@ -34,13 +27,20 @@ std::map<int32_t, float> weights_of(const TargetDistribution& target) {
 
 class SetCodecTest : public testing::TestWithParam<const char*> {
  protected:
-  TraceProvenance provenance_ = sample_provenance(GetParam(), 300);
-  std::vector<Trace> traces_ = sample_traces(40, provenance_, 40);
+  SetCodecTest() {
+    const std::string mode = GetParam();
+    provenance_ = sample_provenance(mode.substr(0, mode.find(' ')), 300);
+    if (mode.ends_with(" keep")) provenance_.targets.set_keep({5, 200});
+    traces_ = sample_traces(40, provenance_, 40);
+  }
+  TraceProvenance provenance_;
+  std::vector<Trace> traces_;
 };
 
 TEST_P(SetCodecTest, KeepsTheIdsAndRoundsTheWeightsToTheGrid) {
-  const auto trained = train(traces_, provenance_);
-  const auto codec = TargetCodec::open(trained->description(), trained->model(), provenance_);
+  const auto trained = trained_codec(traces_, provenance_);
+  const auto model = trained->model();
+  const auto codec = TargetCodec::open(trained->description(), model, provenance_);
   const double step = std::numbers::pi / 2 / (std::pow(2, trained->description()["weight_bits"].get<int>()) - 1);
   for (const Trace& trace : traces_) {
     std::vector<std::byte> payload, other;
@@ -70,14 +70,14 @@ TEST_P(SetCodecTest, KeepsTheIdsAndRoundsTheWeightsToTheGrid) {
 
 // As when shards are merged: nothing is rounded twice.
 TEST_P(SetCodecTest, KeepsWhatItDecodedWhenThatIsEncodedAgain) {
-  const auto first = train(traces_, provenance_);
+  const auto first = trained_codec(traces_, provenance_);
   std::vector<Trace> decoded = traces_;
   for (Trace& trace : decoded) {
     std::vector<std::byte> payload;
     first->encode(trace.document, trace.targets, payload);
     first->decode(trace.document, payload, trace.targets);
   }
-  const auto second = train(decoded, provenance_);
+  const auto second = trained_codec(decoded, provenance_);
   for (const Trace& trace : decoded) {
     std::vector<std::byte> payload;
     SparseTargets again;
@@ -92,7 +92,7 @@ TEST_P(SetCodecTest, KeepsWhatItDecodedWhenThatIsEncodedAgain) {
 }
 
 TEST_P(SetCodecTest, AccountsForItsBytes) {
-  const auto codec = train(traces_, provenance_);
+  const auto codec = trained_codec(traces_, provenance_);
   double bytes = 0, measured = 0, lanes = 0;
   for (const Trace& trace : traces_) {
     std::vector<std::byte> payload;
@@ -108,7 +108,7 @@ TEST_P(SetCodecTest, AccountsForItsBytes) {
 }
 
 TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
-  const auto codec = train(traces_, provenance_);
+  const auto codec = trained_codec(traces_, provenance_);
   core::Philox random(3, 0, 0);
   SparseTargets out;
   for (const Trace& trace : traces_) {
@@ -129,7 +129,7 @@ TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
 
 INSTANTIATE_TEST_SUITE_P(Modes, SetCodecTest,
                          testing::Values("topk:12", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:16",
-                                         "threshold:0.05"),
+                                         "threshold:0.05", "threshold:16 keep", "hybrid:4+6 keep", "topk:12 keep"),
                          [](const auto& mode) {
                            std::string name = mode.param;
                            std::ranges::replace_if(
@@ -139,11 +139,16 @@ INSTANTIATE_TEST_SUITE_P(Modes, SetCodecTest,
 
 TEST(SetCodec, RefusesDamagedTables) {
   const auto provenance = sample_provenance("threshold:8", 300);
-  const auto codec = train(sample_traces(10, provenance), provenance);
+  const auto codec = trained_codec(sample_traces(10, provenance), provenance);
   auto description = codec->description();
   auto model = codec->model();
   model.pop_back();
-  EXPECT_THAT(error_of([&] { TargetCodec::open(description, model, provenance); }), HasSubstr("codec tables"));
+  const auto damaged = TargetCodec::open(description, model, provenance);
+  const Trace trace = sample_traces(1, provenance).front();
+  std::vector<std::byte> payload;
+  codec->encode(trace.document, trace.targets, payload);
+  SparseTargets out;
+  EXPECT_THAT(error_of([&] { damaged->decode(trace.document, payload, out); }), HasSubstr("codec tables"));
   description["weight_bits"] = 40;
   EXPECT_THAT(error_of([&] { TargetCodec::open(description, codec->model(), provenance); }), HasSubstr("weight_bits"));
   description["name"] = "other";

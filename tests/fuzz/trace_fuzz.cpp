@@ -19,18 +19,12 @@ using namespace distill::data;
 constexpr int64_t kVocab = 40;
 constexpr std::array kModes{"threshold:0.05", "threshold:16", "sampled:25", "hybrid:4+6", "topk:12"};
 
-std::unique_ptr<const TargetCodec> trained(const char* mode) {
-  const TraceProvenance provenance = sample_provenance(mode, kVocab);
-  const auto traces = sample_traces(40, provenance);
-  SetCodecTrainer trainer(provenance);
-  for (const Trace& trace : traces) trainer.count_ids(trace.document, trace.targets);
-  for (const Trace& trace : traces) trainer.count_symbols(trace.document, trace.targets);
-  return trainer.finish();
-}
-
 std::vector<std::unique_ptr<const TargetCodec>> codecs() {
   std::vector<std::unique_ptr<const TargetCodec>> result;
-  for (const char* mode : kModes) result.push_back(trained(mode));
+  for (const char* mode : kModes) {
+    const TraceProvenance provenance = sample_provenance(mode, kVocab);
+    result.push_back(trained_codec(sample_traces(40, provenance), provenance));
+  }
   result.push_back(std::make_unique<PlainCodec>(kVocab));
   result.push_back(std::make_unique<FullCodec>(kVocab));
   return result;

@@ -133,6 +133,8 @@ struct Verifier {
   std::optional<std::string> (*extract)(std::string_view text);  // may be null
 };
 
+constexpr std::string_view kProgram = "program";
+
 constexpr std::array kVerifiers{
     Verifier{"exact", [](std::string_view) {},
              [](std::string_view answer, std::string_view text) { return trimmed(text) == trimmed(answer); },
@@ -156,7 +158,7 @@ constexpr std::array kVerifiers{
     Verifier{"regex", [](std::string_view answer) { Regex{answer}; },
              [](std::string_view answer, std::string_view text) { return Regex(answer).first(text).has_value(); },
              nullptr},
-    Verifier{"program",
+    Verifier{kProgram,
              [](std::string_view answer) { core::check(!trimmed(answer).empty(), "the answer names no command"); },
              [](std::string_view answer, std::string_view text) {
                const auto result = core::run_in_sandbox(std::string(answer), text);
@@ -190,6 +192,10 @@ std::optional<std::string> extract_answer(std::string_view verifier, std::string
 
 bool compares_answers(std::string_view verifier) {
   return find_verifier(verifier).extract != nullptr;
+}
+
+bool runs_program(std::string_view verifier) {
+  return verifier == kProgram;
 }
 
 Verdict verify(std::string_view verifier, std::string_view answer, std::string_view completion) {

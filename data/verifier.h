@@ -19,7 +19,8 @@ namespace distill::data {
 //            dollars, else the last number, equals `answer`: as a number or fraction, or else as normalised LaTeX
 //   regex    the text contains a match of the Perl-compatible pattern `answer`; a match that takes too long is none
 //   program  the command `answer`, given the text as standard input, exits with 0 in the sandbox (core/sandbox.h): no
-//            network, no writing but in an empty /tmp, 10 s, 1 GiB. The caller waits for it.
+//            network, no writing but in an empty /tmp, 10 s, 1 GiB. The caller waits for it
+//            (VerificationQueue does not).
 // Throws UsageError naming the verifiers if `verifier` is none of them, Error if `answer` cannot be one for it. Safe to
 // call from several threads at once.
 Verdict verify(std::string_view verifier, std::string_view answer, std::string_view completion);
@@ -31,5 +32,8 @@ void check_verifier(std::string_view verifier, std::string_view answer);
 // if it gives no answer or the verifier compares no answers.
 std::optional<std::string> extract_answer(std::string_view verifier, std::string_view completion);
 bool compares_answers(std::string_view verifier);
+
+// Whether it may take seconds.
+bool runs_program(std::string_view verifier);
 
 }  // namespace distill::data

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "data/reasoning.h"
+#include "data/verification_queue.h"
 #include "data/verifier.h"
 #include "nn/generation_engine.h"
 
@@ -98,6 +99,7 @@ TaskAccuracy measure_task(const TextModel& model, std::span<const data::Prompt> 
   std::vector<Votes> votes(prompts.size());
   std::vector<uint32_t> samples(result.samples);
   std::iota(samples.begin(), samples.end(), 0u);
+  data::VerificationQueue verification;
   size_t next = 0;
   const auto source = [&]() -> std::optional<nn::GenerationRequest> {
     if (next == prompts.size()) return std::nullopt;
@@ -117,17 +119,20 @@ TaskAccuracy measure_task(const TextModel& model, std::span<const data::Prompt> 
       const auto thought = data::reasoning_length(completion.prompt, completion.tokens, *reasoning);
       if (thought > 0) answer = model.tokenizer->decode(std::span(completion.tokens).subspan(thought), true);
     }
-    const bool correct = data::verify(prompt.verifier, *prompt.answer, answer) == data::Verdict::kCorrect;
-    result.correct[index] += correct ? 1 : 0;
-    if (const auto given = data::extract_answer(prompt.verifier, answer)) {
-      votes[index].add(*given, completion.sample, correct);
-    }
     result.unfinished += completion.finish_reason == data::FinishReason::kLength ? 1 : 0;
-    if (progress != nullptr) progress->advance();
+    auto given = data::extract_answer(prompt.verifier, answer);
+    verification.add(prompt, std::move(answer),
+                     [&, index, sample = completion.sample, given = std::move(given)](data::Verdict verdict) {
+                       const bool correct = verdict == data::Verdict::kCorrect;
+                       result.correct[index] += correct ? 1 : 0;
+                       if (given) votes[index].add(*given, sample, correct);
+                       if (progress != nullptr) progress->advance();
+                     });
   };
   if (engine.run(source, sink) == nn::GenerationEngine::Outcome::kInterrupted) {
     throw core::Interrupted("stopped before the task was complete; nothing is kept of it");
   }
+  verification.finish();
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (!data::compares_answers(prompts[i].verifier)) continue;
     ++result.votes;

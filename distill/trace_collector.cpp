@@ -69,6 +69,14 @@ TraceCollector::TraceCollector(std::span<const data::Prompt> prompts, const data
   progress_.emplace("generating", prompts_.size() * samples_, "traces", summary_.already_there);
 }
 
+TraceCollector::~TraceCollector() {
+  try {
+    verification_.finish();
+  } catch (const std::exception& error) {
+    core::log::error("{}", error.what());
+  }
+}
+
 std::optional<TraceCollector::Missing> TraceCollector::next() {
   while (next_prompt_ < prompts_.size()) {
     const data::Prompt& prompt = prompts_[next_prompt_++];
@@ -108,16 +116,21 @@ void TraceCollector::write(nn::Completion&& completion, data::SparseTargets&& ta
   document.prompt_length = static_cast<int32_t>(document.tokens.size());
   document.tokens.insert(document.tokens.end(), completion.tokens.begin(), completion.tokens.end());
   const int32_t reasoning = provenance_.reasoning_length(document);
+  std::string answer;
   if (!prompt.verifier.empty()) {
-    const std::string answer =
-        reasoning == 0 ? std::move(completion.text)
-                       : tokenizer_->decode(document.completion().subspan(static_cast<size_t>(reasoning)), true);
-    document.verdict = core::with_context(fmt::format("prompt \"{}\"", prompt.id),
-                                          [&] { return data::verify(prompt.verifier, *prompt.answer, answer); });
+    answer = reasoning == 0 ? std::move(completion.text)
+                            : tokenizer_->decode(document.completion().subspan(static_cast<size_t>(reasoning)), true);
   }
-  writer_.append(trace);
   if (--asked.unfinished == 0) asked_.erase(prompt.id);
+  verification_.add(
+      prompt, std::move(answer),
+      [this, trace = std::move(trace), reasoning](data::Verdict verdict) mutable { store(trace, verdict, reasoning); });
+}
 
+void TraceCollector::store(data::Trace& trace, data::Verdict verdict, int32_t reasoning) {
+  data::TraceDocument& document = trace.document;
+  document.verdict = verdict;
+  writer_.append(trace);
   ++summary_.traces;
   summary_.prompt_tokens += document.prompt().size();
   summary_.completion_tokens += document.completion().size();
@@ -129,6 +142,7 @@ void TraceCollector::write(nn::Completion&& completion, data::SparseTargets&& ta
 }
 
 CaptureSummary TraceCollector::finish(bool interrupted) {
+  verification_.finish();
   progress_->finish();
   summary_.seconds = seconds();
   summary_.interrupted = interrupted;

@@ -17,6 +17,7 @@
 #include "data/tokenizer.h"
 #include "data/trace.h"
 #include "data/trace_writer.h"
+#include "data/verification_queue.h"
 #include "distill/capture_summary.h"
 #include "nn/generation_request.h"
 
@@ -30,6 +31,10 @@ class TraceCollector {
   TraceCollector(std::span<const data::Prompt> prompts, const data::TraceProvenance& provenance,
                  std::shared_ptr<const data::Tokenizer> tokenizer, const std::filesystem::path& directory,
                  int64_t samples);
+  // Writes what is still being verified, whatever ended the capture.
+  ~TraceCollector();
+  TraceCollector(const TraceCollector&) = delete;
+  TraceCollector& operator=(const TraceCollector&) = delete;
 
   struct Missing {
     const data::Prompt* prompt = nullptr;
@@ -43,6 +48,7 @@ class TraceCollector {
 
   // Writes the trace of an answer to a prompt that next() gave. Where the prompt says how, what comes after reasoning
   // is verified.
+  // A program does so beside the work that goes on; traces are written in the order of the answers all the same.
   void write(nn::Completion&& completion, data::SparseTargets&& targets);
 
   // Seals what is written, or leaves it in the journal of its shard for the next run if this one was interrupted.
@@ -50,6 +56,7 @@ class TraceCollector {
 
  private:
   using Clock = std::chrono::steady_clock;
+  void store(data::Trace& trace, data::Verdict verdict, int32_t reasoning);
   double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
 
   std::span<const data::Prompt> prompts_;
@@ -68,6 +75,7 @@ class TraceCollector {
   CaptureSummary summary_;
   std::optional<core::Progress> progress_;
   Clock::time_point start_ = Clock::now();
+  data::VerificationQueue verification_;  // ends before what it hands on to
 };
 
 // How completions are drawn, as the engine and remote servers are asked to. Throws UsageError if reasoning has a budget

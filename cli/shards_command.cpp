@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -84,26 +85,30 @@ struct CopyOptions {
   double max_repetition = 1;
   bool unique = false;
   uint64_t per_prompt = UINT64_MAX;
-  std::string script;
+  std::string language, script;
   double script_share = 0.9;
   std::filesystem::path tokenizer_path;
-  std::shared_ptr<const data::Tokenizer> tokenizer{};  // to read texts in a script
+  std::shared_ptr<const data::Tokenizer> tokenizer{};  // to read texts
 
   bool wants(const data::TraceDocument& document) const {
     return (verdict.empty() || verdict == to_string(document.verdict)) &&
            (finish_reason.empty() || finish_reason == to_string(document.finish_reason)) &&
            document.completion_length() >= min_tokens && document.completion_length() <= max_tokens &&
-           data::repetition(document.completion()) <= max_repetition && is_in_script(document);
+           (max_repetition >= 1 || data::repetition(document.completion()) <= max_repetition) && reads_right(document);
   }
-  bool is_in_script(const data::TraceDocument& document) const {
-    return !tokenizer || data::script_share(tokenizer->decode(document.completion(), true), script) >= script_share;
+  bool reads_right(const data::TraceDocument& document) const {
+    if (!tokenizer) return true;
+    const std::string text = tokenizer->decode(document.completion(), true);
+    if (!script.empty() && data::script_share(text, script) < script_share) return false;
+    const std::string found = language.empty() ? "" : data::language(text);
+    return found.empty() || found == language;
   }
 };
 
-void copy(const CopyOptions& options) {
+void copy(const CopyOptions& options, std::function<bool(const data::TraceDocument&)> wanted = nullptr) {
   const auto summary = data::copy_traces(options.sources, options.out,
                                          {.documents_per_shard = options.documents,
-                                          .wanted = [&](const auto& document) { return options.wants(document); },
+                                          .wanted = std::move(wanted),
                                           .unique = options.unique,
                                           .per_prompt = options.per_prompt});
   const std::string rest = summary.left_out > 0 ? fmt::format(", {} left out", summary.left_out) : "";
@@ -112,17 +117,19 @@ void copy(const CopyOptions& options) {
 
 // The same for traces that are left out for what their text is.
 void filter_traces(CopyOptions& options) {
-  if (options.script.empty() != options.tokenizer_path.empty()) {
-    core::fail_usage("--script and --tokenizer need each other: texts are read with the traces' tokenizer");
+  if ((options.script.empty() && options.language.empty()) != options.tokenizer_path.empty()) {
+    core::fail_usage(
+        "--language and --script need --tokenizer, and it one of them: the traces' own, to read the texts");
   }
-  if (!options.script.empty()) {
-    data::script_share("", options.script);
+  if (!options.script.empty()) data::script_share("", options.script);
+  if (!options.language.empty()) data::check_language(options.language);
+  if (!options.tokenizer_path.empty()) {
     options.tokenizer = data::ModelFiles::open(options.tokenizer_path).tokenizer();
     for (const auto& source : options.sources) {
       data::TraceReader::open(source).require(options.tokenizer->fingerprint(), INT64_MAX);
     }
   }
-  copy(options);
+  copy(options, [&](const auto& document) { return options.wants(document); });
 }
 
 void repair(const CopyOptions& options) {
@@ -168,6 +175,9 @@ void add_copy_commands(CLI::App& shards) {
       ->add_option("--max-repetition", options->max_repetition,
                    "Most of a completion's runs of four tokens that may have occurred before in it, 0 to 1")
       ->check(CLI::Range(0.0, 1.0));
+  filter->add_option(
+      "--language", options->language,
+      "Language of the completions, as a code such as en; those too short to tell stay; needs --tokenizer");
   filter->add_option("--script", options->script,
                      "Script that nearly all letters must be in: Latin, Han, Cyrillic, ...; needs --tokenizer");
   filter->add_option("--script-share", options->script_share, "How many of them")

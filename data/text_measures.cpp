@@ -1,5 +1,7 @@
 #include "data/text_measures.h"
 
+#include <cld2/internal/lang_script.h>
+#include <cld2/public/compact_lang_det.h>
 #include <unicode/uchar.h>
 #include <unicode/uscript.h>
 #include <unicode/utf8.h>
@@ -38,6 +40,25 @@ double script_share(std::string_view text, std::string_view script) {
     matching += uscript_getScript(character, &error) == wanted ? 1 : 0;
   }
   return letters > 0 ? static_cast<double>(matching) / static_cast<double>(letters) : 1;
+}
+
+std::string language(std::string_view text) {
+  bool confident = false;
+  int valid = 0;
+  const auto detect = [&](std::string_view part) {
+    return CLD2::DetectLanguageCheckUTF8(part.data(), static_cast<int>(part.size()), true, &confident, &valid);
+  };
+  // An answer may end within a character.
+  auto found = detect(text);
+  if (static_cast<size_t>(valid) < text.size()) found = detect(text.substr(0, static_cast<size_t>(valid)));
+  return confident && found != CLD2::UNKNOWN_LANGUAGE ? CLD2::LanguageCode(found) : "";
+}
+
+void check_language(std::string_view code) {
+  const auto found = CLD2::GetLanguageFromName(std::string(code).c_str());
+  if (found == CLD2::UNKNOWN_LANGUAGE || CLD2::LanguageCode(found) != code) {
+    core::fail_usage("there is no language '{}'; codes are en, de, fr, zh, ja, ar, ...", code);
+  }
 }
 
 }  // namespace distill::data

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace distill::data {
@@ -13,5 +14,12 @@ double repetition(std::span<const int32_t> tokens);
 // Share of the letters that belong to the script, by its name in the Unicode standard ("Latin", "Han", "Cyrillic",
 // ...). 1 for text without letters. Throws UsageError if there is no such script.
 double script_share(std::string_view text, std::string_view script);
+
+// The language that most of a text is in, as a code such as "en", "de" or "zh" (CLD2 tells 83 apart); empty where that
+// cannot be said with confidence: text of a few words, formulas, code.
+std::string language(std::string_view text);
+
+// Throws UsageError unless language() may say this.
+void check_language(std::string_view code);
 
 }  // namespace distill::data

@@ -19,6 +19,7 @@ packages=(
   ccache
   cmake
   git
+  libcld2-dev
   libcli11-dev
   libcurl4-openssl-dev
   libfmt-dev

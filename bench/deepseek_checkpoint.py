@@ -24,10 +24,11 @@ SHAPES = {
                   num_hidden_layers=12, num_attention_heads=16, n_routed_experts=32, n_shared_experts=1, n_group=4,
                   topk_group=2, num_experts_per_tok=4, kv_lora_rank=256, q_lora_rank=512, qk_rope_head_dim=64,
                   qk_nope_head_dim=64, v_head_dim=64),
-    # DeepSeek-V2-Lite's layers, 6 of its 27: 3.1 G parameters, of which a token uses 0.6 G.
+    # DeepSeek-V2-Lite's layers, 6 of its 27: 3.1 G parameters, of which a token uses 0.6 G. With compressed queries as in V2:
+    # llama.cpp takes models without them only if they have 26 or 27 layers.
     "v2-lite": dict(vocab_size=32768, hidden_size=2048, intermediate_size=10944, moe_intermediate_size=1408,
                     num_hidden_layers=6, num_attention_heads=16, n_routed_experts=64, n_shared_experts=2, n_group=1,
-                    topk_group=1, num_experts_per_tok=6, kv_lora_rank=512, q_lora_rank=None, qk_rope_head_dim=64,
+                    topk_group=1, num_experts_per_tok=6, kv_lora_rank=512, q_lora_rank=1536, qk_rope_head_dim=64,
                     qk_nope_head_dim=128, v_head_dim=128),
 }  # fmt: skip
 COMMON = dict(model_type="deepseek_v3", architectures=["DeepseekV3ForCausalLM"], first_k_dense_replace=1, moe_layer_freq=1,

@@ -13,9 +13,6 @@
 namespace distill::kernels {
 namespace {
 
-constexpr int64_t kMostRows = 64;  // of weights in a work item
-constexpr int64_t kItemsPerThread = 8;
-
 // The tokens of one expert, in ascending order, and its weights.
 struct Group {
   WeightRows gate, up, down;
@@ -62,12 +59,6 @@ int64_t pairs(const std::vector<Group>& groups) {
   size_t count = 0;
   for (const Group& group : groups) count += group.tokens.size();
   return static_cast<int64_t>(count);
-}
-
-// Rows of weights to a work item, so that every thread gets several.
-int64_t rows_per_item(int64_t rows) {
-  const int64_t wanted = rows / (kItemsPerThread * at::get_num_threads()) / 16 * 16;
-  return std::clamp<int64_t>(wanted, 16, kMostRows);
 }
 
 DISTILL_MULTIVERSION void gate_sums(const float* gate, const float* up, float* y, int64_t size) {

@@ -1,6 +1,7 @@
 #include "kernels/stored_linear/row_products.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <array>
@@ -56,8 +57,12 @@ WeightRows WeightRows::of(const StoredWeight& weight) {
           .type = weight_type(weight.values)};
 }
 
+int64_t WeightRows::row_bytes() const {
+  return in * element_size(type);
+}
+
 const std::byte* WeightRows::values_of(int64_t row) const {
-  return static_cast<const std::byte*>(values) + row * in * element_size(type);
+  return static_cast<const std::byte*>(values) + row * row_bytes();
 }
 
 const float* WeightRows::scales_of(int64_t row) const {
@@ -133,6 +138,13 @@ void ActivationRows::set_run(int64_t row, int64_t i, const Bf16* values) {
   for (int64_t pair = 0; pair < kRun / 2; ++pair) {
     std::memcpy(to + pair * pair_bytes(), values + 2 * pair, static_cast<size_t>(kPairBytes));
   }
+}
+
+int64_t rows_per_item(int64_t rows) {
+  constexpr int64_t kItemsPerThread = 8;
+  int64_t size = 16;
+  while (size < kScaleBlock && 2 * size * kItemsPerThread * at::get_num_threads() <= rows) size *= 2;
+  return size;
 }
 
 void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x, float* sums,

@@ -34,6 +34,7 @@ struct WeightRows {
   WeightType type = WeightType::kFp32;
 
   static WeightRows of(const StoredWeight& weight);
+  int64_t row_bytes() const;
   const std::byte* values_of(int64_t row) const;
   const float* scales_of(int64_t row) const;  // of the row's blocks, or null
 };
@@ -80,6 +81,10 @@ class ActivationRows {
   };
   std::vector<Line> lines_;
 };
+
+// Of `rows` in all, how many to a work item: a power of two, so that no item reaches over the end of a block of scales,
+// as many as leave every thread several items.
+int64_t rows_per_item(int64_t rows);
 
 // sums[t * stride + r] = weight row (first_row + r) times activation row t, for r in [0, rows) and every row of `x`,
 // which was made for weights.type. Meanwhile memory from `next` on is fetched, where the caller will read weights

@@ -83,20 +83,28 @@ DISTILL_AMX_ROWS inline void store_sums(const Extent& extent, GroupSums* groups)
   if (extent.lower()) _tile_stored(3, groups[1].data() + lower, extent.pair_bytes);
 }
 
-// Writes `sums` of a group's `tokens`.
-void write_out(const GroupSums& sums, const Extent& extent, int64_t tokens, float* to, int64_t stride) {
-  const int64_t width = extent.pair_bytes / 4;
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t r = 0; r < extent.rows; ++r) to[t * stride + r] = sums[static_cast<size_t>(r * width + t)];
-  }
-}
+// Where sums go: weight row r of token t at [t * token_stride + r * row_stride].
+struct Destination {
+  float* sums;
+  int64_t token_stride, row_stride;
 
-// The weight rows of one call, 32 at most.
+  // Writes those of a group's `tokens`.
+  void write(int64_t first_token, int64_t tokens, const GroupSums& group, const Extent& extent) const {
+    const int64_t width = extent.pair_bytes / 4;
+    for (int64_t t = 0; t < tokens; ++t) {
+      float* to = sums + (first_token + t) * token_stride;
+      for (int64_t r = 0; r < extent.rows; ++r) to[r * row_stride] = group[static_cast<size_t>(r * width + t)];
+    }
+  }
+};
+
+// The weight rows of one call, 32 at most, all in one block of scales.
 struct RowRange {
   const std::byte* values;  // of the first row
+  int64_t stride;           // bytes from one row to the next
   int64_t in, count;
-  const float* scales;    // FP8: of the block that all rows lie in
-  const std::byte* next;  // what will be read after these rows
+  const float* scales;    // FP8: of that block
+  const std::byte* next;  // the first row of the next call
 };
 
 // Inputs of one row as bf16, count <= 128, zeros up to a whole number of steps.
@@ -119,7 +127,7 @@ DISTILL_AMX_ROWS inline void decode_block(const RowRange& rows, int64_t begin, s
   const std::byte* from = rows.values + begin;
   const std::byte* ahead = begin + kAhead < rows.in ? from + kAhead : rows.next + (begin + kAhead - rows.in);
   const int64_t count = rows.in - begin;
-  for (int64_t r = 0; r < rows.count; ++r, from += rows.in, ahead += rows.in, buffer += kBufferRowBytes) {
+  for (int64_t r = 0; r < rows.count; ++r, from += rows.stride, ahead += rows.stride, buffer += kBufferRowBytes) {
     __builtin_prefetch(ahead);
     __builtin_prefetch(ahead + kTileBytes);
     if (count >= kScaleBlock) {
@@ -135,12 +143,12 @@ int64_t fp8_steps(int64_t count) {
   return (count + kLoadStep - 1) / kLoadStep * 2;
 }
 
-DISTILL_AMX_ROWS void multiply_bf16(const RowRange& rows, const ActivationRows& x, float* sums, int64_t stride) {
+DISTILL_AMX_ROWS void multiply_bf16(const RowRange& rows, const ActivationRows& x, const Destination& to) {
   const int64_t whole = rows.in / kTileInputs;
   const int64_t rest = rows.in - whole * kTileInputs;
   alignas(64) std::array<std::byte, kRows * kBufferRowBytes> tail;
   for (int64_t r = 0; rest > 0 && r < rows.count; ++r) {
-    decode_part(Loader<WeightType::kBf16>(), rows.values + (r * rows.in + whole * kTileInputs) * 2, rest,
+    decode_part(Loader<WeightType::kBf16>(), rows.values + r * rows.stride + whole * kTileInputs * 2, rest,
                 tail.data() + r * kBufferRowBytes);
   }
   for (int64_t t = 0; t < x.rows(); t += 2 * kGroup) {
@@ -148,7 +156,7 @@ DISTILL_AMX_ROWS void multiply_bf16(const RowRange& rows, const ActivationRows& 
     const std::byte* groups[2] = {x.row(t), x.row(extent.second() ? t + kGroup : t)};
     alignas(64) std::array<GroupSums, 2> out;
     clear_sums();
-    add_steps(extent, rows.values, rows.in * 2, groups, whole);
+    add_steps(extent, rows.values, rows.stride, groups, whole);
     if (rest > 0) {
       const int64_t offset = whole * extent.group_step_bytes();
       const std::byte* last[2] = {groups[0] + offset, groups[1] + offset};
@@ -157,7 +165,7 @@ DISTILL_AMX_ROWS void multiply_bf16(const RowRange& rows, const ActivationRows& 
     store_sums(extent, out.data());
     for (int64_t g = 0; g < extent.groups; ++g) {
       const int64_t token = t + g * kGroup;
-      write_out(out[static_cast<size_t>(g)], extent, std::min(kGroup, x.rows() - token), sums + token * stride, stride);
+      to.write(token, std::min(kGroup, x.rows() - token), out[static_cast<size_t>(g)], extent);
     }
   }
 }
@@ -174,8 +182,8 @@ DISTILL_AMX_ROWS inline void add_scaled(const GroupSums& sums, float scale, int6
 constexpr int64_t kMaxGroups = 8;  // whose totals lie beside the decoded block
 
 // At most kMaxGroups groups of tokens, from `first_token` on.
-DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& x, int64_t first_token, float* sums,
-                                    int64_t stride) {
+DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& x, int64_t first_token,
+                                    const Destination& to) {
   const int64_t tokens = std::min(x.rows() - first_token, kMaxGroups * kGroup);
   const int64_t groups = (tokens + kGroup - 1) / kGroup;
   const Extent all{.rows = rows.count, .groups = groups, .pair_bytes = x.pair_bytes()};
@@ -218,8 +226,7 @@ DISTILL_AMX_ROWS void multiply_e4m3(const RowRange& rows, const ActivationRows& 
   add_block((rows.in - 1) / kScaleBlock * kScaleBlock);
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t token = first_token + g * kGroup;
-    write_out(totals[static_cast<size_t>(g)], all, std::min(kGroup, first_token + tokens - token),
-              sums + token * stride, stride);
+    to.write(token, std::min(kGroup, first_token + tokens - token), totals[static_cast<size_t>(g)], all);
   }
 }
 
@@ -235,20 +242,28 @@ DISTILL_AMX_ROWS void multiply_rows_amx(const WeightRows& weights, int64_t first
   if (x.rows() == 0) return;
   for (int64_t r = 0; r < rows;) {
     const int64_t row = first_row + r;
-    int64_t count = std::min(kRows, rows - r);
-    if (weights.type == WeightType::kE4m3) count = std::min(count, kScaleBlock - row % kScaleBlock);
-    const RowRange range{.values = weights.values_of(row),
-                         .in = weights.in,
-                         .count = count,
-                         .scales = weights.scales_of(row),
-                         .next = r + count < rows ? weights.values_of(row + count) : next};
+    const int64_t block = std::min(rows - r, kScaleBlock - row % kScaleBlock);
+    const int64_t count = std::min(kRows, block);
+    // Of many rows each tile row takes several in turn, one call after the other: so it reads a long stretch of memory
+    // in order, which the processor foresees better than many short ones.
+    const int64_t calls = block / count;
     configure(count, x.pair_bytes());
-    if (weights.type == WeightType::kBf16) {
-      multiply_bf16(range, x, sums + r, stride);
-    } else {
-      for (int64_t t = 0; t < x.rows(); t += kMaxGroups * kGroup) multiply_e4m3(range, x, t, sums + r, stride);
+    for (int64_t i = 0; i < calls; ++i) {
+      const int64_t after = i + 1 < calls ? row + i + 1 : row + calls * count;
+      const RowRange range{.values = weights.values_of(row + i),
+                           .stride = calls * weights.row_bytes(),
+                           .in = weights.in,
+                           .count = count,
+                           .scales = weights.scales_of(row),
+                           .next = after < first_row + rows ? weights.values_of(after) : next};
+      const Destination to{.sums = sums + r + i, .token_stride = stride, .row_stride = calls};
+      if (weights.type == WeightType::kBf16) {
+        multiply_bf16(range, x, to);
+      } else {
+        for (int64_t t = 0; t < x.rows(); t += kMaxGroups * kGroup) multiply_e4m3(range, x, t, to);
+      }
     }
-    r += count;
+    r += calls * count;
   }
   _tile_release();
 }

@@ -12,7 +12,6 @@
 namespace distill::kernels {
 namespace {
 
-constexpr int64_t kRowsPerItem = 32;
 constexpr int64_t kTokensPerPart = 96;  // activations that stay in cache while the rows of an item pass by
 
 WeightRows rows_of(const at::Tensor& values, const std::optional<at::Tensor>& scales) {
@@ -53,9 +52,10 @@ void multiply_all(const WeightRows& weights, int64_t out, const std::vector<Acti
                   const FinishRows& finish) {
   int64_t tokens = 0;
   for (const ActivationRows& part : x) tokens += part.rows();
-  share_work((out + kRowsPerItem - 1) / kRowsPerItem, tokens * out * weights.in, [&](int64_t item) {
-    const int64_t first = item * kRowsPerItem;
-    const int64_t rows = std::min(kRowsPerItem, out - first);
+  const int64_t chunk = rows_per_item(out);
+  share_work((out + chunk - 1) / chunk, tokens * out * weights.in, [&](int64_t item) {
+    const int64_t first = item * chunk;
+    const int64_t rows = std::min(chunk, out - first);
     std::vector<float> sums(static_cast<size_t>(x.front().rows() * rows));
     int64_t token = 0;
     for (const ActivationRows& part : x) {
@@ -103,7 +103,7 @@ at::Tensor head_linear_cpu(const at::Tensor& x, const at::Tensor& values, const 
   const at::Tensor y = at::empty({tokens, heads, rows}, x.options());
   const RowIsa isa = best_row_isa(x.scalar_type(), weights.type);
   // Whole heads where these are enough to keep all threads busy.
-  const int64_t chunk = heads >= 4 * at::get_num_threads() ? rows : std::min<int64_t>(rows, 2 * kRowsPerItem);
+  const int64_t chunk = heads >= 4 * at::get_num_threads() ? rows : std::min(rows, rows_per_item(heads * rows));
   const int64_t chunks = (rows + chunk - 1) / chunk;
   with_storage_type(x, "head_linear", [&]<typename T>(T) {
     const auto* from = static_cast<const T*>(x.const_data_ptr());

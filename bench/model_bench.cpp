@@ -1,6 +1,7 @@
 // Speed of a model alone, without an engine around it: prefill and decode through the block cache with the logits of
 // the last position, at several batch sizes. Prints one JSON object per batch size and, last, one with the memory
-// bandwidth that all threads reach together. Peak memory is the process's until then.
+// bandwidth that all threads reach together. Peak memory is the process's until then, memory before loading what its
+// libraries take.
 //   model_bench MODEL [bf16 | fp32] [threads = 0, all] [prompt tokens = 64] [new tokens = 64] [batch sizes = 1 16] ...
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -114,6 +115,7 @@ int run(int argc, char** argv) {
   for (size_t i = 5; i < arguments.size(); ++i) batches.push_back(std::stoll(arguments[i]));
 
   kernels::set_num_threads(static_cast<int>(threads));
+  const int64_t before_loading = peak_memory_bytes();
   const auto start = Clock::now();
   const auto model = load_model(data::ModelFiles::open(arguments[0]), {.compute = fp32 ? at::kFloat : at::kBFloat16});
   const double load_seconds = seconds_since(start);
@@ -133,6 +135,7 @@ int run(int argc, char** argv) {
                               {"decode_tokens_per_second", static_cast<double>(batch * generated) / decode},
                               {"decode_step_ms", 1e3 * decode / static_cast<double>(generated)},
                               {"cache_bytes", sequences.cache_bytes()},
+                              {"memory_before_loading_bytes", before_loading},
                               {"peak_memory_bytes", peak_memory_bytes()}};
     std::printf("%s\n", line.dump().c_str());
     std::fflush(stdout);

@@ -1,6 +1,9 @@
 #include "teacher/deepseek_model.h"
 
 #include <ATen/ATen.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "core/error.h"
 #include "kernels/rms_norm/rms_norm.h"
@@ -172,8 +175,12 @@ at::Tensor DeepseekModel::mtp_logits(int64_t depth, const at::Tensor& hidden) {
 }
 
 std::unique_ptr<nn::CausalLM> load_deepseek_model(const data::ModelFiles& files, const nn::ModelOptions& options) {
-  return std::make_unique<DeepseekModel>(parse_deepseek_config(files.config(), files.config_location()),
-                                         files.weights(), options);
+  auto model = std::make_unique<DeepseekModel>(parse_deepseek_config(files.config(), files.config_location()),
+                                               files.weights(), options);
+#ifdef __GLIBC__
+  malloc_trim(0);  // what matrices took while they were turned around
+#endif
+  return model;
 }
 
 }  // namespace distill::teacher

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -32,6 +33,13 @@ def run(command, environment=None, may_fail=False):
         sys.exit(f"{command[0]} failed; its output: {output}")
     lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return lines, 1024 * usage.ru_maxrss
+
+
+def processor_seconds(command):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def measure_ours(options, batch):
@@ -106,9 +114,11 @@ def measure_llama_cpp(options, batch):
     command = [llama_batched_bench(options), "-m", options.model, "-c", 2 * batch * (options.prompt + options.new),
                "-b", 2048, "-ub", 512, "-npp", options.prompt, "-ntg", options.new, "-npl", batch, "-t", options.threads,
                "-tb", options.threads, "--output-format", "jsonl"]  # fmt: skip
-    lines, memory = run(command, may_fail=True)
+    lines, memory = ([], 0) if options.no_repack else run(command, may_fail=True)
     if not lines:  # its kernels for AMX stop with an illegal instruction on some machines
-        print("llama.cpp failed, once more without its repacked weights (--no-repack)", file=sys.stderr)
+        if not options.no_repack:
+            print("llama.cpp failed; from now on without its repacked weights (--no-repack)", file=sys.stderr)
+        options.no_repack = True
         lines, memory = run([*command, "--no-repack"])
     line = next(line for line in lines if "speed_tg" in line)
     return dict(prefill=line["speed_pp"], decode=line["speed_tg"],
@@ -141,6 +151,7 @@ def main():
     parser.add_argument("--cpu-clock", action="store_true", help="measure processor time on one thread")
     parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.no_repack = False
     if options.cpu_clock:
         options.threads = 1
     if options.as_peer:

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,8 @@ import time
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from generation_bench import DEPS, ROOT, llama_batched_bench, measure_llama_cpp, run  # noqa: E402
+import generation_bench  # noqa: E402
+from generation_bench import DEPS, ROOT, llama_batched_bench, run  # noqa: E402
 
 PYTHON = DEPS / "parity/bin/python"
 PEER_ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error",
@@ -31,23 +33,41 @@ CHECKED_TOKENS = [(7919 * i + 13) % 16000 + 3 for i in range(24)]
 LEAST_CORRELATION = 0.99
 
 
-def measure_ours(options, batch):
+def measure_ours(options):
     lines, _ = run([options.build / "bin/model_bench", options.fp8, "bf16", options.threads, options.prompt, options.new,
-                    batch])  # fmt: skip
-    return dict(prefill=lines[0]["prefill_tokens_per_second"], decode=lines[0]["decode_tokens_per_second"],
-                memory=lines[0]["peak_memory_bytes"], cache=lines[0]["cache_bytes"],
-                libraries=lines[0]["memory_before_loading_bytes"],
-                bandwidth=1e9 * lines[1]["read_bandwidth_GBps"])  # fmt: skip
+                    *options.batch], {**os.environ, "DISTILL_BENCH_CLOCK": "cpu" if options.cpu_clock else "wall"})  # fmt: skip
+    return {line["batch"]: dict(prefill=line["prefill_tokens_per_second"], decode=line["decode_tokens_per_second"],
+                                memory=line["peak_memory_bytes"], cache=line["cache_bytes"],
+                                libraries=line["memory_before_loading_bytes"],
+                                bandwidth=1e9 * lines[-1]["read_bandwidth_GBps"]) for line in lines[:-1]}  # fmt: skip
 
 
 def as_peer(options, *arguments):
     return run([PYTHON, __file__, "--threads", options.threads, "--shape", options.shape, "--folder", options.folder,
-                "--prompt", options.prompt, "--new", options.new, *arguments], PEER_ENVIRONMENT)  # fmt: skip
+                "--prompt", options.prompt, "--new", options.new, *["--cpu-clock"] * options.cpu_clock, *arguments], PEER_ENVIRONMENT)  # fmt: skip
 
 
-def measure_transformers(options, batch):
-    lines, memory = as_peer(options, "--as-peer", "measure", "--batch", batch)
-    return dict(lines[0], memory=memory)
+def measure_transformers(options):
+    lines, _ = as_peer(options, "--as-peer", "measure", "--batch", *options.batch)
+    return {line.pop("batch"): line for line in lines}
+
+
+def llama_processor_time(options, batch):
+    """llama.cpp measures itself by the wall: processor time is what longer runs take more of."""
+    def seconds(prompt, new):
+        return generation_bench.processor_seconds(
+            [llama_batched_bench(options), "-m", options.q8, "-c", batch * (prompt + new + 8), "-b", 2048, "-ub", 512, "-npp",
+             prompt, "-ntg", new, "-npl", batch, "-t", 1, "-tb", 1, "--no-repack"])  # fmt: skip
+
+    start, decoded, read = (seconds(options.prompt, 2), seconds(options.prompt, options.new + 2),
+                            seconds(2 * options.prompt, 2))  # fmt: skip
+    return dict(prefill=batch * options.prompt / (read - start), decode=batch * options.new / (decoded - start))
+
+
+def measure_llama_cpp(options):
+    if options.cpu_clock:
+        return {batch: llama_processor_time(options, batch) for batch in options.batch}
+    return {batch: generation_bench.measure_llama_cpp(options, batch) for batch in options.batch}
 
 
 def run_peer(options):
@@ -69,18 +89,26 @@ def run_peer(options):
             theirs = model(torch.tensor([CHECKED_TOKENS])).logits[0, -1].float()
             print(json.dumps(dict(correlations(options, theirs), transformers=transformers.__version__)))
             return
-        batch = options.batch[0]
-        tokens = torch.randint(model.config.vocab_size, (batch, options.prompt), generator=torch.Generator().manual_seed(1))
-        model(tokens, logits_to_keep=1)  # warms up
-        start = time.monotonic()
-        output = model(tokens, use_cache=True, logits_to_keep=1)
-        prefill = time.monotonic() - start
-        more = torch.randint(model.config.vocab_size, (options.new, batch, 1), generator=torch.Generator().manual_seed(2))
-        start = time.monotonic()
-        for token in more:
-            output = model(token, past_key_values=output.past_key_values, use_cache=True)
-        decode = time.monotonic() - start
-    print(json.dumps(dict(prefill=batch * options.prompt / prefill, decode=batch * options.new / decode)))
+        for batch in options.batch:
+            print(json.dumps(measure_batch(options, model, batch)))
+
+
+def measure_batch(options, model, batch):
+    import torch
+
+    clock = time.process_time if options.cpu_clock else time.monotonic
+    tokens, more = (torch.randint(model.config.vocab_size, (batch, count), generator=torch.Generator().manual_seed(count))
+                    for count in (options.prompt, options.new))  # fmt: skip
+    model(tokens, logits_to_keep=1)  # warms up
+    start = clock()
+    output = model(tokens, use_cache=True, logits_to_keep=1)
+    prefill = clock() - start
+    start = clock()
+    for i in range(options.new):
+        output = model(more[:, i : i + 1], past_key_values=output.past_key_values, use_cache=True)
+    decode = clock() - start
+    return dict(batch=batch, prefill=batch * options.prompt / prefill, decode=batch * options.new / decode,
+                memory=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # fmt: skip
 
 
 def correlations(options, theirs):
@@ -125,12 +153,13 @@ def ask_llama_cpp(options, vocabulary):
 def measure_all(options, programs):
     """{program: {batch: figures}}, the fastest of the rounds and the most memory."""
     results = {name: {} for name in programs}
-    for _ in range(options.rounds):
-        for batch in options.batch:
-            for name, measure in programs.items():
-                figures, best = measure(options, batch), results[name].setdefault(batch, {})
+    for round_ in range(options.rounds):
+        for name, measure in programs.items():
+            for batch, figures in measure(options).items():
+                best = results[name].setdefault(batch, {})
                 for key, value in figures.items():
                     best[key] = max(value, best.get(key, value))
+            print(f"round {round_ + 1}, {name}: {results[name]}", file=sys.stderr, flush=True)
     return results
 
 
@@ -143,8 +172,8 @@ def print_table(options, results, size):
         for batch in options.batch:
             row = f"{title:8} {batch:>5}"
             for name, by_batch in results.items():
-                value = by_batch[batch][key]
-                shown = f"{value / 1e6:.0f}" if key == "memory" else f"{value:.1f}"
+                value = by_batch[batch].get(key, float("nan"))  # memory, in processor time not measured for llama.cpp
+                shown = "-" if value != value else f"{value / 1e6:.0f}" if key == "memory" else f"{value:.1f}"
                 row += f"{shown:>24}" if name == "distill" else f"{f'{shown} ({ours[batch][key] / value:.2f}x)':>24}"
             print(row)
     if 1 in ours:
@@ -164,6 +193,8 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--prompt", type=int, default=64, help="prompt tokens")
     parser.add_argument("--new", type=int, default=32, help="generated tokens")
+    parser.add_argument("--cpu-clock", action="store_true",
+                        help="measure processor time on one thread, for machines that others use too")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=pathlib.Path, default=DEPS / "teacher-bench", help="where weights are kept")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
@@ -171,9 +202,11 @@ def main():
                         help="what to leave out")  # fmt: skip
     parser.add_argument("--as-peer", choices=["make", "measure", "check"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.cpu_clock:
+        options.threads = 1
     options.fp8, options.bf16, options.q8 = (options.folder / f"{options.shape}{end}"
                                              for end in ("-fp8", "-bf16", "-q8_0.gguf"))  # fmt: skip
-    options.model, options.with_llama_cpp = options.q8, False
+    options.model, options.with_llama_cpp, options.no_repack = options.q8, False, False
     if options.as_peer:
         return run_peer(options)
 

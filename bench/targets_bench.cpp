@@ -3,7 +3,8 @@
 //   targets_bench TEACHER TRACES STUDENT SCRATCH [tokens of the gradient's batch = 2667] [documents = all]
 //   targets_bench synthetic:129280 - - SCRATCH [tokens] [documents]
 // TRACES are the teacher's own samples at temperature 1 (`distill generate --targets topk:1`), STUDENT a model with its
-// tokenizer (such as the one that `distill quickstart` trains). Prints a table and one JSON object.
+// tokenizer (such as the one that `distill quickstart` trains), or "perturbed": the teacher with noise in its head's
+// matrix. Prints a table and one JSON object.
 //
 // The student's logits are moved towards the teacher's until KL(teacher || student) is 1.6 or 0.4 nats. The gradient is
 // that of its head's matrix, the sum over the batch of hidden ⊗ (c·q − w), where w are the stored weights, c their sum
@@ -67,8 +68,14 @@ class RealTeacher final : public Teacher {
  public:
   RealTeacher(const fs::path& model, const fs::path& traces, const fs::path& student)
       : model_(load_model(data::ModelFiles::open(model), {.compute = c10::ScalarType::BFloat16})),
-        student_(load_model(data::ModelFiles::open(student), {.compute = c10::ScalarType::Float})),
-        reader_(data::TraceReader::open(traces)) {}
+        reader_(data::TraceReader::open(traces)) {
+    if (student != "perturbed") {
+      student_ = load_model(data::ModelFiles::open(student), {.compute = c10::ScalarType::Float});
+      return;
+    }
+    at::manual_seed(1);
+    noise_ = 2 * at::randn({model_->shape().hidden_size, model_->shape().vocab_size});
+  }
   data::TraceProvenance provenance() const override { return reader_.provenance(); }
   size_t documents() const override { return reader_.size(); }
   std::pair<data::TraceDocument, at::Tensor> document(size_t index) override {
@@ -77,14 +84,16 @@ class RealTeacher final : public Teacher {
     return {std::move(document), std::move(hidden)};
   }
   at::Tensor logits(const at::Tensor& hidden) override { return model_->logits(hidden.to(at::kBFloat16)); }
-  std::pair<at::Tensor, at::Tensor> student(const data::TraceDocument& document, const at::Tensor&) override {
-    const at::Tensor hidden = completion_states(*student_, document);
-    return {hidden, student_->logits(hidden)};
+  std::pair<at::Tensor, at::Tensor> student(const data::TraceDocument& document, const at::Tensor& hidden) override {
+    if (!student_) return {hidden, logits(hidden) + (hidden / hidden.norm(2, 1, true)).matmul(noise_)};
+    const at::Tensor own = completion_states(*student_, document);
+    return {own, student_->logits(own)};
   }
 
  private:
   std::unique_ptr<nn::CausalLM> model_, student_;
   data::TraceReader reader_;
+  at::Tensor noise_;  // [hidden, vocab]; in the perturbed student's head
 };
 
 // Hidden states without any order in them, of different scales, so that some positions are nearly certain and others

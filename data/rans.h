@@ -20,8 +20,7 @@ inline constexpr uint32_t kLowest = uint32_t{1} << 16;  // states lie in [2^16, 
 inline constexpr unsigned kMaxRawBits = 16;
 }  // namespace rans
 
-// A static distribution over at most 64 symbols, in less than 200 bytes: all tables of a shard stay in the fastest
-// cache.
+// A static distribution over at most 64 symbols, in less than 400 bytes: the tables in use stay in the fastest cache.
 class RansTable {
  public:
   static constexpr size_t kMaxSymbols = 64;

@@ -81,20 +81,23 @@ def lose_a_rank(how, expected):
     print(f"{how.name}: ended after {time.monotonic() - start:.0f} s")
     if process.returncode != 1 or expected not in messages:
         sys.exit(f"{how.name}: exit code {process.returncode}, messages: {messages}")
-    if not pathlib.Path(out, "latest").exists():
-        sys.exit(f"{how.name}: no checkpoint is left")
+    step = int(pathlib.Path(out, "latest").read_text().removeprefix("checkpoint-"))
+    summary = json.loads(tiny_run.distill(*command(out, "--nproc", "2", "--steps", step + 2, "--json")))
+    if summary["resumed_from"] != step or summary["steps"] != step + 2:
+        sys.exit(f"{how.name}: started again, the run did not go on from step {step}: {summary}")
 
 
-def interrupt():
-    process = subprocess.Popen([*DISTILL, *command("stopped", "--nproc", "2", "--steps", "100000")],
+def interrupt(ranks):
+    out = f"stopped{ranks}"
+    process = subprocess.Popen([*DISTILL, *command(out, "--nproc", str(ranks), "--steps", "100000")],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
-    metrics = pathlib.Path("stopped", "metrics.jsonl")
+    metrics = pathlib.Path(out, "metrics.jsonl")
     while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 5):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, messages = process.communicate(timeout=60)
     if process.returncode != 0 or "run the same command again" not in messages:
-        sys.exit(f"SIGTERM: exit code {process.returncode}, messages: {messages}")
+        sys.exit(f"SIGTERM to {ranks} ranks: exit code {process.returncode}, messages: {messages}")
 
 
 def main():
@@ -135,8 +138,9 @@ def main():
                                                        SLURM_JOB_ID="712"))  # fmt: skip
     compare("Slurm's environment", curve("run1"), curve("slurm"))
 
-    interrupt()
-    lose_a_rank(signal.SIGKILL, "rank 2")
+    interrupt(1)
+    interrupt(2)
+    lose_a_rank(signal.SIGKILL, "rank 2 on")
     lose_a_rank(signal.SIGSTOP, "rank 2 on")
 
 

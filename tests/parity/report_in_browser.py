@@ -23,7 +23,7 @@ const plots = [...document.querySelectorAll('svg')].map(svg => {
   const box = svg.getBoundingClientRect();
   const drawn = [...svg.querySelectorAll('path, polyline, circle, rect')].map(mark => getComputedStyle(mark));
   const colours = drawn.flatMap(style => [style.stroke, style.fill]).filter(colour => colour.startsWith('rgb('));
-  return {title: svg.textContent.trim().slice(0, 40), x: box.x, y: box.y + window.scrollY, width: box.width,
+  return {title: svg.getAttribute('aria-label'), x: box.x, y: box.y + window.scrollY, width: box.width,
           height: box.height, colours: [...new Set(colours)]};
 });
 const found = document.createElement('pre');

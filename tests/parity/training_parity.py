@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Checks the figures of `distill train` and `distill eval`: the same evaluation computed by transformers from the
 traces' exported targets (fp32, relative difference <= 1e-4), one optimizer step of the whole loop against PyTorch's
-(max |weight difference| <= 1e-6), and TensorBoard's event files read by TensorBoard.
+(max |weight difference| <= 1e-6), TensorBoard's event files read by TensorBoard, and memory that does not grow with the
+number of steps.
 
 The program is named by $DISTILL."""
 
 import json
+import os
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import torch
@@ -143,12 +146,28 @@ def compare_tensorboard(summary):
     print(f"TensorBoard reads {len(found)} scalars of {summary['steps']} steps, worst relative difference {worst:.1e}")
 
 
+def compare_memory():
+    peaks = []
+    for steps in (40, 400):
+        shutil.rmtree("memory", ignore_errors=True)
+        process = subprocess.Popen(
+            [os.environ["DISTILL"], "--threads", "1", "train", "--data", "traces", "--student", "student.json", "--out",
+             "memory", "--steps", str(steps), "--batch-tokens", "256"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        check(status == 0, f"{steps} steps failed")
+        peaks.append(usage.ru_maxrss)
+    print(f"peak memory: {peaks[0] >> 10} MiB after 40 steps, {peaks[1] >> 10} MiB after 400")
+    check(peaks[1] <= 1.02 * peaks[0] + 2048, "memory grows with the number of steps")
+
+
 def main():
     summary = tiny_run.make_run(targets="full")
     compare_tensorboard(summary)
     compare_evaluation("full targets")
     compare_one_step()
     compare_online()
+    compare_memory()
     tiny_run.make_run(targets="topk:5")
     compare_evaluation("top-5 targets with a ghost token")
     compare_one_step()

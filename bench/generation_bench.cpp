@@ -3,13 +3,9 @@
 //   generation_bench MODEL [prompt tokens = 64] [new tokens = 64] [batch sizes = 1 16] ...
 // OMP_NUM_THREADS limits its threads. DISTILL_BENCH_CLOCK=cpu measures processor time, for one thread on a machine that
 // others use too.
-#include <sys/resource.h>
-
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -17,19 +13,19 @@
 #include <string_view>
 #include <vector>
 
+#include "bench/measurement.h"
 #include "core/philox.h"
 #include "data/model_files.h"
 #include "distill/load_model.h"
 #include "kernels/threads.h"
 #include "nn/generation_engine.h"
 
-namespace distill {
+namespace distill::bench {
 namespace {
 
 double seconds() {
   static const char* const clock = std::getenv("DISTILL_BENCH_CLOCK");
-  if (clock && std::string_view(clock) == "cpu") return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return clock && std::string_view(clock) == "cpu" ? processor_seconds() : wall_seconds();
 }
 
 struct Workload {
@@ -92,15 +88,13 @@ void run(int argc, char** argv) {
     };
     const double prefill = best(&Timing::prefill_seconds);
     const double decode = best(&Timing::decode_seconds);
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
     std::printf("%s\n", nlohmann::json{{"batch", batch},
                                        {"prompt_tokens", prompt_tokens},
                                        {"new_tokens", new_tokens},
                                        {"prefill_tokens_per_second", batch * prompt_tokens / prefill},
                                        {"decode_tokens_per_second", batch * (new_tokens - 1) / decode},
                                        {"generated_tokens_per_second", batch * new_tokens / (prefill + decode)},
-                                       {"peak_memory_bytes", int64_t{1024} * usage.ru_maxrss}}
+                                       {"peak_memory_bytes", peak_resident_bytes()}}
                             .dump()
                             .c_str());
     std::fflush(stdout);
@@ -108,7 +102,7 @@ void run(int argc, char** argv) {
 }
 
 }  // namespace
-}  // namespace distill
+}  // namespace distill::bench
 
 int main(int argc, char** argv) {
   distill::kernels::restart_with_short_spins(argv);
@@ -119,7 +113,7 @@ int main(int argc, char** argv) {
   try {
     const char* const threads = std::getenv("OMP_NUM_THREADS");
     distill::kernels::set_num_threads(threads ? std::atoi(threads) : 0);
-    distill::run(argc, argv);
+    distill::bench::run(argc, argv);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

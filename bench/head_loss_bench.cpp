@@ -6,39 +6,28 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <ctime>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "bench/measurement.h"
 #include "kernels/head_loss/head_loss.h"
 #include "kernels/head_loss/reference.h"
 #include "kernels/threads.h"
 
 namespace {
 
+namespace bench = distill::bench;
 using distill::kernels::Divergence;
 using distill::kernels::HeadLossTargets;
 
 constexpr const char* kKinds[] = {"forward KL", "reverse KL", "Jensen-Shannon"};
 
-// Bytes resident now, and the most since the last reset (Linux: proc(5), clear_refs).
-int64_t status_bytes(const std::string& key) {
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with(key)) return std::stoll(line.substr(key.size() + 1)) * 1024;
-  }
-  return 0;
-}
-
 bool cpu_clock = false;
 
 double now() {
-  if (cpu_clock) return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return cpu_clock ? bench::processor_seconds() : bench::wall_seconds();
 }
 
 struct Measurement {
@@ -48,12 +37,12 @@ struct Measurement {
 
 template <typename Body>
 void measure(Measurement& best, int64_t result_bytes, Body&& body) {
-  std::ofstream("/proc/self/clear_refs") << "5";
-  const int64_t before = status_bytes("VmRSS:");
+  bench::reset_peak_resident_bytes();
+  const int64_t before = bench::resident_bytes();
   const double start = now();
   body();
   best.seconds = std::min(best.seconds, now() - start);
-  best.extra_bytes = std::max(best.extra_bytes, status_bytes("VmHWM:") - before - result_bytes);
+  best.extra_bytes = std::max(best.extra_bytes, bench::peak_resident_bytes() - before - result_bytes);
 }
 
 struct Shape {

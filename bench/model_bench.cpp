@@ -5,24 +5,23 @@
 //   model_bench MODEL [bf16 | fp32] [threads = 0, all] [prompt tokens = 64] [new tokens = 64] [batch sizes = 1 16] ...
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <sys/resource.h>
 
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "bench/measurement.h"
 #include "data/model_files.h"
 #include "distill/load_model.h"
 #include "kernels/multiversion.h"
 #include "kernels/threads.h"
 
-namespace distill {
+namespace distill::bench {
 namespace {
 
 constexpr int64_t kBlockSize = 32;
@@ -31,19 +30,7 @@ constexpr int64_t kBlockSize = 32;
 double now() {
   static const bool cpu =
       std::getenv("DISTILL_BENCH_CLOCK") != nullptr && std::string_view(std::getenv("DISTILL_BENCH_CLOCK")) == "cpu";
-  timespec time{};
-  clock_gettime(cpu ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
-
-double seconds_since(double start) {
-  return now() - start;
-}
-
-int64_t peak_memory_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return 1024 * usage.ru_maxrss;
+  return cpu ? processor_seconds() : wall_seconds();
 }
 
 DISTILL_MULTIVERSION int64_t sum(const int64_t* values, int64_t count) {
@@ -59,11 +46,11 @@ double read_bandwidth() {
   double best = 0;
   for (int i = 0; i < 8; ++i) {
     std::atomic<int64_t> total{0};
-    const auto start = now();
+    const double start = now();
     at::parallel_for(0, data.numel(), 1, [&](int64_t begin, int64_t end) {
       total += sum(data.const_data_ptr<int64_t>() + begin, end - begin);
     });
-    best = std::max(best, static_cast<double>(data.nbytes()) / seconds_since(start));
+    best = std::max(best, static_cast<double>(data.nbytes()) / (now() - start));
     if (total != data.numel()) std::abort();
   }
   return best;
@@ -125,19 +112,19 @@ int run(int argc, char** argv) {
   for (size_t i = 5; i < arguments.size(); ++i) batches.push_back(std::stoll(arguments[i]));
 
   kernels::set_num_threads(static_cast<int>(threads));
-  const int64_t before_loading = peak_memory_bytes();
-  const auto start = now();
+  const int64_t before_loading = peak_resident_bytes();
+  const double start = now();
   const auto model = load_model(data::ModelFiles::open(arguments[0]), {.compute = fp32 ? at::kFloat : at::kBFloat16});
-  const double load_seconds = seconds_since(start);
+  const double load_seconds = now() - start;
   for (const int64_t batch : batches) {
     Sequences(*model, batch, prompt + 1).step(prompt);  // warms up
     Sequences sequences(*model, batch, prompt + generated);
-    const auto prefill_start = now();
+    const double prefill_start = now();
     sequences.step(prompt);
-    const double prefill = seconds_since(prefill_start);
-    const auto decode_start = now();
+    const double prefill = now() - prefill_start;
+    const double decode_start = now();
     for (int64_t i = 0; i < generated; ++i) sequences.step(1);
-    const double decode = seconds_since(decode_start);
+    const double decode = now() - decode_start;
     const nlohmann::json line{{"batch", batch},
                               {"threads", at::get_num_threads()},
                               {"load_seconds", load_seconds},
@@ -146,7 +133,7 @@ int run(int argc, char** argv) {
                               {"decode_step_ms", 1e3 * decode / static_cast<double>(generated)},
                               {"cache_bytes", sequences.cache_bytes()},
                               {"memory_before_loading_bytes", before_loading},
-                              {"peak_memory_bytes", peak_memory_bytes()}};
+                              {"peak_memory_bytes", peak_resident_bytes()}};
     std::printf("%s\n", line.dump().c_str());
     std::fflush(stdout);
   }
@@ -155,12 +142,12 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace
-}  // namespace distill
+}  // namespace distill::bench
 
 int main(int argc, char** argv) {
   distill::kernels::restart_with_short_spins(argv);
   try {
-    return distill::run(argc, argv);
+    return distill::bench::run(argc, argv);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "model_bench: %s\n", error.what());
     return 1;

@@ -3,26 +3,26 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <ctime>
 #include <numeric>
 #include <utility>
 #include <vector>
 
+#include "bench/measurement.h"
 #include "core/philox.h"
 #include "nn/sampler.h"
 
 namespace {
 
+using distill::bench::processor_seconds;
 using distill::core::Philox;
 using distill::nn::Sampler;
 using distill::nn::SamplingOptions;
 
-// Of processor time, which other programs on the machine hardly disturb.
 template <typename Body>
 double microseconds(int repetitions, Body&& body) {
-  const std::clock_t start = std::clock();
+  const double start = processor_seconds();
   for (int i = 0; i < repetitions; ++i) body(i);
-  return 1e6 * static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC / repetitions;
+  return 1e6 * (processor_seconds() - start) / repetitions;
 }
 
 }  // namespace

@@ -2,8 +2,6 @@
 // Usage: tokenizer_speed MODEL DOCUMENTS.jsonl SECONDS
 // Prints {"bytes_per_second": ..., "tokens": ..., "load_seconds": ...}; "tokens" are those of one pass over the
 // documents.
-#include <time.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <exception>
@@ -12,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/measurement.h"
 #include "core/text_file.h"
 #include "data/model_files.h"
 #include "data/tokenizer.h"
@@ -19,12 +18,7 @@
 namespace {
 
 using namespace distill;
-
-double processor_seconds() {
-  timespec time{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
+using bench::processor_seconds;
 
 void run(const std::filesystem::path& model, const std::filesystem::path& documents_path, double seconds) {
   const double load_start = processor_seconds();

@@ -13,6 +13,7 @@
 #include "data/weight_grid.h"
 #include "tests/data/expect_error.h"
 #include "tests/data/sample_traces.h"
+#include "tests/data/target_mode_name.h"
 
 namespace distill::data {
 namespace {
@@ -130,12 +131,7 @@ TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
 INSTANTIATE_TEST_SUITE_P(Modes, SetCodecTest,
                          testing::Values("topk:12", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:16",
                                          "threshold:0.05", "threshold:16 keep", "hybrid:4+6 keep", "topk:12 keep"),
-                         [](const auto& mode) {
-                           std::string name = mode.param;
-                           std::ranges::replace_if(
-                               name, [](char c) { return !std::isalnum(c); }, '_');
-                           return name;
-                         });
+                         target_mode_name);
 
 TEST(SetCodec, RefusesDamagedTables) {
   const auto provenance = sample_provenance("threshold:8", 300);

@@ -11,6 +11,7 @@
 #include "core/philox.h"
 #include "data/target_encoder.h"
 #include "tests/data/expect_error.h"
+#include "tests/data/target_mode_name.h"
 
 namespace distill::data {
 namespace {
@@ -165,12 +166,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, RandomTargets,
                          testing::Values("sampled:1", "sampled:25", "hybrid:4+6", "threshold:1", "threshold:4",
                                          "threshold:16", "threshold:0.03", "threshold:0.3", "hybrid:4+6 keep",
                                          "threshold:4 keep", "threshold:0.1 keep"),
-                         [](const auto& mode) {
-                           std::string name = mode.param;
-                           std::ranges::replace_if(
-                               name, [](char c) { return !std::isalnum(c); }, '_');
-                           return name;
-                         });
+                         target_mode_name);
 
 TEST(Threshold, KeepsExactlyWhatLiesAboveTheThreshold) {
   const auto logits = logits_of(3, 500);

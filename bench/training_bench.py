@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Training speed and peak memory beside a plain loop of transformers and PyTorch: the same traces and stored targets,
-student, initial weights, tokens per step and precision (bf16 products, fp32 weights, AdamW), one after the other on the
-same machine and threads. Prints a table with the ratios and, last, one JSON line.
+"""Training speed and peak memory beside TRL and a plain loop of transformers and PyTorch (training_peers.py): the same
+traces, student, initial weights, tokens per step and precision (bf16 products, fp32 weights, AdamW), on the stored top-k
+targets and on hard labels (SFT), one after the other on the same machine and threads. Prints a table with the ratios
+and, last, one JSON line.
 
     bench/training_bench.py [--threads 2] [--tokens 4096] [--micro-tokens 4096] [--steps 4] [--ranks 1] [--cpu-clock]
 
-The peer pads each batch to its longest document, runs the model under autocast, takes the softmax of all logits and
-gathers the stored ids, as trainers on stored top-k targets do. Speed is that of the steps after the first ones: the
-difference between a short and a longer run, start-up and checkpoint cancel. Tokens are those of documents, padding does
-not count. --cpu-clock measures processor time on one thread, for machines that others use too.
+The peers pad each batch to its longest document. Speed is that of the steps after the first one; of ours it is the
+difference between a short and a longer run, in which start-up and checkpoint cancel. Tokens are those of documents,
+padding does not count.
+--cpu-clock measures processor time on one thread (of a rank), for machines that others use too.
 
 Needs `scripts/setup.sh --parity --model` and the target distill."""
 
 import argparse
-import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -29,13 +30,13 @@ SMOLLM2 = DEPS / "SmolLM2-135M-Instruct.Q4_1.gguf"
 STUDENT = dict(vocab_size=49152, hidden_size=384, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=6,
                num_key_value_heads=2, head_dim=64, max_position_embeddings=2048, rms_norm_eps=1e-5,
                tie_word_embeddings=True, bos_token_id=1, eos_token_id=2)  # fmt: skip
-SHORT_STEPS = 1
-LEARNING_RATE = 1e-3
+WARMUP_STEPS = 1
+OBJECTIVES = {"stored": "stored targets", "labels": "hard labels (SFT)"}
 
 
-def run(command, options):
+def run(command, options, variables={}):
     """Standard output, seconds and peak memory in bytes of a process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    environment = {**os.environ, **variables, "OMP_NUM_THREADS": str(options.threads)}
     start = time.monotonic()
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, env=environment, text=True)
     output = process.stdout.read()
@@ -84,107 +85,45 @@ def prepare(options):
             f"topk:{options.targets}", "--max-new-tokens", 160)  # fmt: skip
 
 
-def measure_ours(options, steps):
+def train(options, objective, steps):
+    """Seconds, tokens, last loss and peak memory of a whole run."""
+    from training_peers import LEARNING_RATE
+
     shutil.rmtree("run", ignore_errors=True)
     recipe = {"steps": steps, "batch": {"tokens": options.tokens, "micro_tokens": options.micro_tokens},
               "validation": {"share": 0}, "checkpoint": {"every": 0}, "optimizer": {"learning_rate": LEARNING_RATE},
-              "schedule": {"shape": "constant", "warmup_steps": 0}}  # fmt: skip
+              "schedule": {"shape": "constant", "warmup_steps": 0},
+              "objective": {"hard_label_weight": 1.0 if objective == "labels" else 0.0}}  # fmt: skip
     pathlib.Path("recipe.json").write_text(json.dumps(recipe))
     _, seconds, memory = distill(options, "train", "--data", "traces", "--student", "student", "--out", "run", "--recipe",
                                  "recipe.json", "--nproc", options.ranks)  # fmt: skip
+    if options.cpu_clock:
+        seconds /= options.ranks  # the launcher's time is that of all ranks
     lines = [json.loads(line) for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()]
     return dict(seconds=seconds, memory=memory, tokens=lines[-1]["tokens"], loss=lines[-1]["loss"])
 
 
-def measure_peer(options, steps):
-    command = [sys.executable, __file__, "--as-peer", "--steps", steps, "--tokens", options.tokens, "--micro-tokens",
-               options.micro_tokens, "--threads", options.threads, "--ranks", options.ranks]  # fmt: skip
+def measure_ours(options, objective):
+    short, long = (train(options, objective, steps) for steps in (WARMUP_STEPS, WARMUP_STEPS + options.steps))
+    return {**long, "tokens": long["tokens"] - short["tokens"], "seconds": long["seconds"] - short["seconds"]}
+
+
+def measure_peer(options, objective, peer):
+    command = [sys.executable, __file__, "--as-peer", peer, "--objective", objective, "--steps", options.steps, "--tokens",
+               options.tokens, "--micro-tokens", options.micro_tokens, "--threads", options.threads, "--ranks",
+               options.ranks, "--peers", peer, *(["--cpu-clock"] if options.cpu_clock else [])]  # fmt: skip
+    if options.ranks == 1:
+        output, _, memory = run(command, options)
+        return dict(json.loads(output.splitlines()[-1]), memory=memory)
     # The ranks but the first, which is measured, begin beside it and wait to meet it.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "WORLD_SIZE": str(options.ranks),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}  # fmt: skip
-    others = [subprocess.Popen([str(word) for word in command], env={**environment, "RANK": str(rank)},
+    variables = {"OMP_NUM_THREADS": str(options.threads), "WORLD_SIZE": str(options.ranks),
+                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}  # fmt: skip
+    others = [subprocess.Popen([str(word) for word in command], env={**os.environ, **variables, "RANK": str(rank)},
                                stdout=subprocess.DEVNULL) for rank in range(1, options.ranks)]  # fmt: skip
-    os.environ.update({**environment, "RANK": "0"})
-    output, seconds, memory = run(command, options)
+    output, _, memory = run(command, options, {**variables, "RANK": "0"})
     if any(other.wait() != 0 for other in others):
         sys.exit("a rank of the peer failed")
-    return dict(json.loads(output.splitlines()[-1]), seconds=seconds, memory=memory)
-
-
-def run_peer(options):
-    import torch
-    import transformers
-
-    torch.set_num_threads(options.threads)
-    transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained("student", dtype=torch.float32)
-    model.train()
-    groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
-              {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}]  # fmt: skip
-    rank = int(os.environ["RANK"]) if options.ranks > 1 else 0
-    if options.ranks > 1:
-        torch.distributed.init_process_group("gloo")
-        model = torch.nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
-    documents = [json.loads(line) for line in open("traces.jsonl")]
-    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0)).tolist()
-    position = len(documents) * rank // options.ranks
-
-    def next_batch(limit):
-        nonlocal position
-        batch, tokens = [], 0
-        while True:
-            document = documents[order[position % len(order)]]
-            length = len(document["tokens"]) - 1
-            if batch and tokens + length > limit:
-                return batch, tokens
-            batch.append(document)
-            tokens += length
-            position += 1
-
-    def loss_of(batch):
-        longest = max(len(d["tokens"]) for d in batch) - 1
-        tokens = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask = torch.zeros(len(batch), longest, dtype=torch.long)
-        rows, ids, q, u = [], [], [], []
-        for i, d in enumerate(batch):
-            length = len(d["tokens"]) - 1
-            tokens[i, :length] = torch.tensor(d["tokens"][:-1])
-            mask[i, :length] = 1
-            first = d["prompt_length"] - 1
-            rows += [i * longest + first + j for j in range(len(d["targets"]))]
-            ids += [t["ids"] for t in d["targets"]]
-            q += [t["weights"] for t in d["targets"]]
-            u += [t["uncovered"] for t in d["targets"]]
-        rows, ids, q, u = torch.tensor(rows), torch.tensor(ids), torch.tensor(q), torch.tensor(u)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
-        log_p = logits.view(-1, logits.size(-1))[rows].float().log_softmax(-1)
-        head = log_p.gather(-1, ids)
-        outside = torch.log1p(-head.exp().sum(-1).clamp(max=1 - 1e-6))
-        kl = (torch.xlogy(q, q) - q * head).sum(-1) + torch.xlogy(u, u) - u * outside
-        return kl.sum(), len(rows)
-
-    tokens_done = 0
-    for _ in range(options.steps):
-        tokens, targets, total = 0, 0, 0.0
-        batches = []
-        share = options.tokens // options.ranks
-        while tokens < share * 7 // 8:
-            batch, count = next_batch(min(options.micro_tokens, share))
-            batches.append(batch)
-            tokens += count
-        for i, batch in enumerate(batches):
-            with model.no_sync() if options.ranks > 1 and i + 1 < len(batches) else contextlib.nullcontext():
-                loss, count = loss_of(batch)
-                (loss / sum(len(d["targets"]) for b in batches for d in b)).backward()
-            total += loss.item()
-            targets += count
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        tokens_done += tokens * options.ranks
-    print(json.dumps(dict(tokens=tokens_done, loss=total / targets)))
+    return dict(json.loads(output.splitlines()[-1]), memory=memory)
 
 
 def main():
@@ -198,13 +137,21 @@ def main():
     parser.add_argument("--ranks", type=int, default=1, help="processes with --threads each, for both")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
     parser.add_argument("--cpu-clock", action="store_true", help="measure processor time on one thread")
-    parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", nargs="+", choices=("TRL", "PyTorch"), default=["TRL", "PyTorch"])
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--as-peer", help=argparse.SUPPRESS)
+    parser.add_argument("--objective", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.ranks > 1 and "TRL" in options.peers:
+        parser.error("--ranks: only with --peers PyTorch")
     use_peers_python()
     if options.cpu_clock:
         options.threads = 1
     if options.as_peer:
-        return run_peer(options)
+        import training_peers
+
+        options.warmup = WARMUP_STEPS
+        return training_peers.run(options)
 
     options.build = options.build.resolve()
     results = {}
@@ -212,15 +159,21 @@ def main():
         os.chdir(folder)
         prepare(options)
         distill(options, "shards", "export", "traces", "--out", "traces.jsonl")
-        for name, measure in (("distill", measure_ours), ("transformers", measure_peer)):
-            short, long = measure(options, SHORT_STEPS), measure(options, SHORT_STEPS + options.steps)
-            results[name] = dict(tokens_per_second=(long["tokens"] - short["tokens"]) / (long["seconds"] - short["seconds"]),
-                                 memory=max(short["memory"], long["memory"]), loss=long["loss"])  # fmt: skip
+        for objective in options.objectives:
+            for name in ("distill", *options.peers):
+                measure = measure_ours if name == "distill" else functools.partial(measure_peer, peer=name)
+                result = measure(options, objective)
+                result["tokens_per_second"] = result["tokens"] / result["seconds"]
+                results.setdefault(objective, {})[name] = result
         os.chdir("/")
-    ours, theirs = results["distill"], results["transformers"]
-    print(f"{'':16}{'distill':>12}{'transformers':>14}{'ratio':>8}")
-    for key, title, factor in (("tokens_per_second", "tokens/s", 1), ("memory", "peak MB", 1e-6), ("loss", "last loss", 1)):
-        print(f"{title:16}{ours[key] * factor:>12.4g}{theirs[key] * factor:>14.4g}{ours[key] / theirs[key]:>7.2f}x")
+    for objective, by_name in results.items():
+        print(f"{OBJECTIVES[objective]:20}" + "".join(f"{name:>20}" for name in by_name))
+        for key, title, factor in (("tokens_per_second", "tokens/s", 1), ("memory", "peak MB", 1e-6),
+                                   ("loss", "last loss", 1)):  # fmt: skip
+            ours = by_name["distill"][key]
+            cells = [f"{result[key] * factor:.4g}" + (f" ({ours / result[key]:.2f}x)" if name != "distill" else "")
+                     for name, result in by_name.items()]  # fmt: skip
+            print(f"  {title:18}" + "".join(f"{cell:>20}" for cell in cells))
     print(json.dumps(dict(bench="training", threads=options.threads, clock="cpu" if options.cpu_clock else "wall",
                           tokens_per_step=options.tokens, micro_batch_tokens=options.micro_tokens, steps=options.steps,
                           targets=f"topk:{options.targets}", results=results)))  # fmt: skip

@@ -19,9 +19,8 @@ struct TrainingBatch {
   at::Tensor tokens;            // [tokens] int64
   at::Tensor positions;         // [tokens] int64, position of each token in its own document
   at::Tensor sequence_offsets;  // [documents + 1] int32: document d is tokens[offsets[d], offsets[d + 1])
-  at::Tensor
-      labels;  // [tokens] int64, the token that follows, or kernels::kIgnoredLabel where it belongs to the prompt
-  at::Tensor loss_mask;  // [tokens] bool, true where the token that follows belongs to the completion
+  at::Tensor labels;            // [tokens] int64, the token that follows, or kernels::kIgnoredLabel in a prompt
+  at::Tensor loss_mask;         // [tokens] bool, true where the token that follows belongs to the completion
 
   // The teacher's distributions of the positions in the loss mask, in order, in compressed sparse rows.
   at::Tensor target_rows;         // [targets] int64: target i belongs to the hidden state of token target_rows[i]

@@ -42,9 +42,8 @@ struct WeightRows {
 // Activations [rows, size] laid out for one instruction set and weight type.
 //   kPortable    rows of fp32
 //   kAvx512Bf16  rows of bf16, padded with zeros to whole steps of 64 inputs
-//   kAmx         groups of 16 rows, each [steps * 32 pairs of inputs, 16 rows, 2] bf16; fewer rows in all are one
-//   narrower
-//                group
+//   kAmx         groups of 16 rows, each [steps * 32 pairs of inputs, 16 rows, 2] bf16; fewer rows in all
+//                are one narrower group
 // For FP8 weights the inputs of a step are ordered as the decoder emits its values.
 class ActivationRows {
  public:

@@ -11,6 +11,7 @@ Needs `scripts/setup.sh --parity`, the targets model_bench and distill, and llam
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import resource
@@ -59,6 +60,7 @@ def llama_processor_time(options, batch):
             [llama_batched_bench(options), "-m", options.q8, "-c", batch * (prompt + new + 8), "-b", 2048, "-ub", 512, "-npp",
              prompt, "-ntg", new, "-npl", batch, "-t", 1, "-tb", 1, "--no-repack"])  # fmt: skip
 
+    seconds(options.prompt, 2)  # brings the file into memory
     start, decoded, read = (seconds(options.prompt, 2), seconds(options.prompt, options.new + 2),
                             seconds(2 * options.prompt, 2))  # fmt: skip
     return dict(prefill=batch * options.prompt / (read - start), decode=batch * options.new / (decoded - start))
@@ -173,8 +175,10 @@ def print_table(options, results, size):
             row = f"{title:8} {batch:>5}"
             for name, by_batch in results.items():
                 value = by_batch[batch].get(key, float("nan"))  # memory, in processor time not measured for llama.cpp
-                shown = "-" if value != value else f"{value / 1e6:.0f}" if key == "memory" else f"{value:.1f}"
-                row += f"{shown:>24}" if name == "distill" else f"{f'{shown} ({ours[batch][key] / value:.2f}x)':>24}"
+                shown = "-" if math.isnan(value) else f"{value / 1e6:.0f}" if key == "memory" else f"{value:.1f}"
+                if name != "distill" and not math.isnan(value):
+                    shown += f" ({ours[batch][key] / value:.2f}x)"
+                row += f"{shown:>24}"
             print(row)
     if 1 in ours:
         used, read = size["active_bytes"] * ours[1]["decode"], ours[1]["bandwidth"]

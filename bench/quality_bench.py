@@ -3,7 +3,7 @@
 11 M parameters with fresh weights, the same tokens in the same order for every kind of targets, several seeds. Prints a
 table of held-out losses with 95 % confidence intervals of the differences from full distributions, paired by seed.
 
-    bench/quality_bench.py --out quality [--seeds 3] [--tokens 65536] [--samples 3]
+    bench/quality_bench.py --out quality [--seeds 3] [--tokens 40960] [--samples 3]
 
 Takes an hour or two on two cores; stopped and run again, it goes on. --table prints the table of what is there so far.
 
@@ -98,7 +98,7 @@ def main():
     parser.add_argument("--prompts", type=pathlib.Path, default=ROOT / "recipes/prompts/quickstart.jsonl")
     parser.add_argument("--samples", type=int, default=3, help="answers per prompt")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=65536, help="per student, prompts included")
+    parser.add_argument("--tokens", type=int, default=40960, help="per student, prompts included")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()

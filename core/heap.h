@@ -8,4 +8,7 @@ namespace distill::core {
 // the time. No effect with another C library. Call it before anything large is allocated.
 void keep_freed_memory();
 
+// Hands back what is free now all the same: after work at start-up that took more than what follows will.
+void return_freed_memory();
+
 }  // namespace distill::core

@@ -1,14 +1,13 @@
 #include "distill/retokenised_traces.h"
 
 #include <algorithm>
-#include <atomic>
-#include <future>
 #include <mutex>
 #include <utility>
 
 #include "core/cpu_count.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/shared_loop.h"
 #include "data/conversation_text.h"
 #include "data/reasoning.h"
 
@@ -63,30 +62,22 @@ RetokenisedTraces::RetokenisedTraces(std::shared_ptr<const data::TraceSource> tr
 }
 
 void RetokenisedTraces::measure() {
-  std::atomic<size_t> next = 0, left_out = 0;
+  size_t left_out = 0;
   std::mutex mutex;
   std::string reason;  // of one that was left out
-  const auto work = [&] {
-    for (size_t i = next++; i < lengths_.size(); i = next++) {
-      const auto [document, refusal] = retokenise(traces_->read_document(i));
-      lengths_[i] = {document.prompt_length, document.completion_length()};
-      if (refusal.empty()) continue;
-      lengths_[i] = {1, 0};
-      ++left_out;
-      const std::lock_guard lock(mutex);
-      reason = refusal;
-    }
-  };
-  {
-    std::vector<std::future<void>> others;
-    for (int t = 1; t < core::available_cpus(); ++t) others.push_back(std::async(std::launch::async, work));
-    work();
-    for (auto& other : others) other.get();
-  }
+  core::for_each_index(lengths_.size(), static_cast<size_t>(core::available_cpus()), [&](size_t i) {
+    const auto [document, refusal] = retokenise(traces_->read_document(i));
+    lengths_[i] = {document.prompt_length, document.completion_length()};
+    if (refusal.empty()) return;
+    lengths_[i] = {1, 0};
+    const std::lock_guard lock(mutex);
+    ++left_out;
+    reason = refusal;
+  });
   core::check(left_out < lengths_.size(), "no document can be carried over to the student's tokenizer: {}", reason);
   if (left_out > 0) {
     core::log::warn("{} of {} documents cannot be carried over to the student's tokenizer and are left out: {}",
-                    left_out.load(), lengths_.size(), reason);
+                    left_out, lengths_.size(), reason);
   }
 }
 

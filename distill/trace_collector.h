@@ -47,8 +47,7 @@ class TraceCollector {
   void reject(const std::string& id, const std::string& reason);
 
   // Writes the trace of an answer to a prompt that next() gave. Where the prompt says how, what comes after reasoning
-  // is verified.
-  // A program does so beside the work that goes on; traces are written in the order of the answers all the same.
+  // is verified, by programs beside the work that goes on; traces are written in the order of the answers all the same.
   void write(nn::Completion&& completion, data::SparseTargets&& targets);
 
   // Seals what is written, or leaves it in the journal of its shard for the next run if this one was interrupted.

@@ -1,11 +1,9 @@
 #include "teacher/deepseek_model.h"
 
 #include <ATen/ATen.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 
 #include "core/error.h"
+#include "core/heap.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/stored_linear/stored_linear.h"
 #include "teacher/latent_cache.h"
@@ -177,9 +175,7 @@ at::Tensor DeepseekModel::mtp_logits(int64_t depth, const at::Tensor& hidden) {
 std::unique_ptr<nn::CausalLM> load_deepseek_model(const data::ModelFiles& files, const nn::ModelOptions& options) {
   auto model = std::make_unique<DeepseekModel>(parse_deepseek_config(files.config(), files.config_location()),
                                                files.weights(), options);
-#ifdef __GLIBC__
-  malloc_trim(0);  // what matrices took while they were turned around
-#endif
+  core::return_freed_memory();  // what matrices took while they were turned around
   return model;
 }
 

@@ -17,18 +17,22 @@ constexpr int64_t kMemory = 50;  // over about so many steps the mean is taken
 
 std::string SpikeGuard::judge(double loss, double gradient_norm) {
   std::string reason;
+  bool usable = false;
   if (!std::isfinite(loss)) {
     reason = fmt::format("the loss is {}", loss);
   } else if (!std::isfinite(gradient_norm)) {
     reason = fmt::format("the gradient's length is {}", gradient_norm);
   } else if (options_.factor > 0 && state_.norms >= kWarmUp && gradient_norm > options_.factor * state_.usual_norm) {
+    usable = clipped_;
     reason = fmt::format("the gradient's length is {:.3g}, {:.0f} times the usual one", gradient_norm,
                          gradient_norm / state_.usual_norm);
   }
   if (!reason.empty()) {
+    skips_ = !usable || state_.in_a_row == 0;
     ++state_.in_a_row;
     return reason;
   }
+  skips_ = false;
   state_.in_a_row = 0;
   state_.norms = std::min(state_.norms + 1, kMemory);
   state_.usual_norm += (gradient_norm - state_.usual_norm) / static_cast<double>(state_.norms);

@@ -76,7 +76,7 @@ class Run {
         parameters_(job.student.parameters()),
         auxiliary_(objective_.parameters()),
         optimizer_(everything(), recipe_.optimizer, job.ranks),
-        guard_(recipe_.guard) {
+        guard_(recipe_.guard, recipe_.clip_norm > 0) {
     if (recipe_.on_policy.student_share + recipe_.on_policy.teacher_share > 0) {
       if (job.teachers.empty()) {
         core::fail_usage("on_policy: answers written during training have no stored targets; use --online");
@@ -117,7 +117,7 @@ class Run {
         remember_best();
       }
       // What makes steps fail may be in the weights already: then the last checkpoint is worth more than a new one.
-      if (is_due(state_.step, recipe_.checkpoint_every) && !guard_.skipping()) save();
+      if (is_due(state_.step, recipe_.checkpoint_every) && !guard_.alarmed()) save();
     }
     if (progress) progress->finish();
     summary_.stopped_early = stalled();
@@ -208,7 +208,7 @@ class Run {
     if (leads()) {
       auto [found, loaded] =
           load_checkpoint(*checkpoints_->latest(), job_.package, parameters_, auxiliary_, optimizer_);
-      core::log::warn("step {}: {}, {} times in a row: going back to the checkpoint of step {}", state_.step, reason,
+      core::log::warn("step {}: {}, {} in a row: going back to the checkpoint of step {}", state_.step, reason,
                       recipe_.guard.patience, found.step);
       found.recipe = state_.recipe;
       state_ = std::move(found);
@@ -251,7 +251,7 @@ class Run {
     const double norm = optimizer_.gradient_norm();
     const double rate = recipe_.schedule.rate(state_.step + 1);
     const std::string reason = guard_.judge(sums.loss, norm);
-    if (reason.empty()) {
+    if (!guard_.skips()) {
       optimizer_.step(rate, recipe_.clip_norm > 0 ? std::max(1.0, norm / recipe_.clip_norm) : 1.0);
       optimizer_.update_averages(state_.step + 1);
     }
@@ -262,8 +262,8 @@ class Run {
     state_.targets += static_cast<uint64_t>(work.targets);
     state_.batcher = work.after;
     if (!reason.empty()) {
-      ++summary_.skipped;
-      if (leads()) core::log::warn("step {} skipped: {}", state_.step, reason);
+      if (guard_.skips()) ++summary_.skipped;
+      if (leads()) core::log::warn("step {} {}: {}", state_.step, guard_.skips() ? "skipped" : "clipped", reason);
       if (guard_.exhausted()) {
         roll_back(reason, metrics, progress);
         return stop;
@@ -276,7 +276,7 @@ class Run {
     const double targets = static_cast<double>(std::max<int64_t>(1, sums.targets));
     Scalars scalars = training_scalars(sums, rate, norm, speed, state_);
     if (!auxiliary_.empty()) scalars.emplace_back("hidden_states", sums.hidden_states / targets);
-    if (!reason.empty()) scalars.emplace_back("skipped", 1.0);
+    if (guard_.skips()) scalars.emplace_back("skipped", 1.0);
     metrics->write(state_.step, "train", scalars);
     progress->set_note(fmt::format("loss {:.3f}, KL {:.3f}, {} tokens/s", sums.loss / targets,
                                    sums.divergence / targets, core::format_count(speed)));

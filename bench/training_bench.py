@@ -34,9 +34,11 @@ WARMUP_STEPS = 1
 OBJECTIVES = {"stored": "stored targets", "labels": "hard labels (SFT)"}
 
 
-def run(command, options, variables={}):
-    """Standard output, seconds and peak memory in bytes of a process."""
+def run(command, options, variables={}, beside=()):
+    """Standard output, seconds and peak memory in bytes of a process, while the commands in `beside` run too."""
     environment = {**os.environ, **variables, "OMP_NUM_THREADS": str(options.threads)}
+    others = [subprocess.Popen([str(word) for word in other], stdout=subprocess.DEVNULL, env=environment)
+              for other in beside]  # fmt: skip
     start = time.monotonic()
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, env=environment, text=True)
     output = process.stdout.read()
@@ -44,6 +46,8 @@ def run(command, options, variables={}):
     if status != 0:
         sys.exit(f"{' '.join(map(str, command))} failed")
     wall = time.monotonic() - start
+    if any(other.wait() != 0 for other in others):
+        sys.exit(f"a copy of {' '.join(map(str, command))} failed")
     return output, usage.ru_utime + usage.ru_stime if options.cpu_clock else wall, 1024 * usage.ru_maxrss
 
 
@@ -57,8 +61,9 @@ def use_peers_python():
         os.execve(python, [python, *sys.argv], {**os.environ, "LD_LIBRARY_PATH": libraries, "HF_HUB_OFFLINE": "1"})
 
 
-def distill(options, *arguments):
-    return run([options.build / "bin/distill", "--log-level", "error", "--threads", options.threads, *arguments], options)
+def distill(options, *arguments, beside=()):
+    command = [options.build / "bin/distill", "--log-level", "error", "--threads", options.threads]
+    return run([*command, *arguments], options, beside=[[*command, *other] for other in beside])
 
 
 def prepare(options):
@@ -89,14 +94,17 @@ def train(options, objective, steps):
     """Seconds, tokens, last loss and peak memory of a whole run."""
     from training_peers import LEARNING_RATE
 
-    shutil.rmtree("run", ignore_errors=True)
+    runs = ["run", *(f"run-{copy}" for copy in range(1, options.copies))]
+    for folder in runs:
+        shutil.rmtree(folder, ignore_errors=True)
     recipe = {"steps": steps, "batch": {"tokens": options.tokens, "micro_tokens": options.micro_tokens},
               "validation": {"share": 0}, "checkpoint": {"every": 0}, "optimizer": {"learning_rate": LEARNING_RATE},
               "schedule": {"shape": "constant", "warmup_steps": 0},
               "objective": {"hard_label_weight": 1.0 if objective == "labels" else 0.0}}  # fmt: skip
     pathlib.Path("recipe.json").write_text(json.dumps(recipe))
-    _, seconds, memory = distill(options, "train", "--data", "traces", "--student", "student", "--out", "run", "--recipe",
-                                 "recipe.json", "--nproc", options.ranks)  # fmt: skip
+    commands = [["train", "--data", "traces", "--student", "student", "--out", folder, "--recipe", "recipe.json", "--nproc",
+                 options.ranks] for folder in runs]  # fmt: skip
+    _, seconds, memory = distill(options, *commands[0], beside=commands[1:])
     if options.cpu_clock:
         seconds /= options.ranks  # the launcher's time is that of all ranks
     lines = [json.loads(line) for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()]
@@ -113,7 +121,7 @@ def measure_peer(options, objective, peer):
                options.tokens, "--micro-tokens", options.micro_tokens, "--threads", options.threads, "--ranks",
                options.ranks, "--peers", peer, *(["--cpu-clock"] if options.cpu_clock else [])]  # fmt: skip
     if options.ranks == 1:
-        output, _, memory = run(command, options)
+        output, _, memory = run(command, options, beside=[command] * (options.copies - 1))
         return dict(json.loads(output.splitlines()[-1]), memory=memory)
     # The ranks but the first, which is measured, begin beside it and wait to meet it.
     variables = {"OMP_NUM_THREADS": str(options.threads), "WORLD_SIZE": str(options.ranks),
@@ -135,6 +143,7 @@ def main():
     parser.add_argument("--targets", type=int, default=64, help="tokens kept of each distribution")
     parser.add_argument("--documents", type=int, default=48)
     parser.add_argument("--ranks", type=int, default=1, help="processes with --threads each, for both")
+    parser.add_argument("--copies", type=int, default=1, help="runs side by side, of which one is measured; one rank each")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
     parser.add_argument("--cpu-clock", action="store_true", help="measure processor time on one thread")
     parser.add_argument("--peers", nargs="+", choices=("TRL", "PyTorch"), default=["TRL", "PyTorch"])
@@ -144,6 +153,8 @@ def main():
     options = parser.parse_args()
     if options.ranks > 1 and "TRL" in options.peers:
         parser.error("--ranks: only with --peers PyTorch")
+    if options.copies > 1 and (options.ranks > 1 or "TRL" in options.peers):
+        parser.error("--copies: only with --ranks 1 --peers PyTorch")
     use_peers_python()
     if options.cpu_clock:
         options.threads = 1

@@ -10,8 +10,8 @@
 namespace distill {
 
 struct SpikeGuardOptions {
-  double factor = 20.0;  // how many times the usual length is too long; 0 minds numbers alone
-  int64_t patience = 3;  // such steps in a row after which the run goes back to its last checkpoint
+  double factor = 20.0;   // how many times the usual length is too long; 0 minds numbers alone
+  int64_t patience = 10;  // such steps in a row after which the run goes back to its last checkpoint
 };
 
 class SpikeGuard {

@@ -209,12 +209,14 @@ TEST_F(TrainerTest, RefusesToContinueARunOfAnotherKind) {
 
 TEST_F(TrainerTest, StopsWithAClearMessageWhenTheLossIsNotANumber) {
   const auto data = traces();
+  Recipe recipe = tiny_recipe(3);
+  recipe.guard.patience = 3;
   TinyModel student(kTinyVocab, 16, 1);
   {
     const c10::NoGradGuard no_grad;
     student.parameters()[1].second[0][0] = NAN;
   }
-  EXPECT_THAT(error_of([&] { train_student(student, data, tiny_recipe(3)); }),
+  EXPECT_THAT(error_of([&] { train_student(student, data, recipe); }),
               AllOf(HasSubstr("step 3: the loss is nan"), HasSubstr("there is no checkpoint yet")));
   EXPECT_FALSE(fs::exists(run_folder() / "latest"));
 }
@@ -303,6 +305,7 @@ TEST_F(TrainerTest, GoesBackToTheLastCheckpointWhenStepsKeepFailing) {
   Recipe recipe = tiny_recipe(6);
   recipe.checkpoint_every = 3;
   recipe.validation_share = 0;
+  recipe.guard.patience = 3;
   int calls = 0;
   student.before_forward = [&] {  // broken weights for a while
     const c10::NoGradGuard no_grad;

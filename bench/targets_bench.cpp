@@ -320,8 +320,11 @@ void run(const std::string& model, const fs::path& traces, const fs::path& stude
   const Student far(hidden, logits, log_p, 1.6), near(hidden, logits, log_p, 0.4);
   const double entropy =
       -(log_p.exp() * log_p).sum(at::kDouble).item<double>() / static_cast<double>(log_p.size(0)) / M_LN2;
-  fmt::print("{} tokens, {:.2f} bits of entropy each; gradient over {} tokens, student 1.6 nats (0.4 nats) away\n\n",
-             tokens, entropy, collected);
+  const double beyond = 1 - std::get<0>(log_p.topk(128)).exp().sum(-1).mean().item<double>();
+  const double common = (hidden.mean(0).square().sum() / hidden.square().sum(1).mean()).item<double>();
+  fmt::print("{} tokens, {:.2f} bits of entropy each, {:.1f} % of the probability beyond the first 128, {:.0f} % of the "
+             "hidden states in common; gradient over {} tokens, student 1.6 nats (0.4 nats) away\n\n",
+             tokens, entropy, 100 * beyond, 100 * common, collected);
   fmt::print("{:<28} {:>6} {:>8} {:>16} {:>18} {:>9} {:>9}\n", "targets", "ids", "B/token", "angle", "norm ratio",
              "enc M/s", "dec M/s");
   nlohmann::json json{

@@ -55,9 +55,10 @@ void print_statistics(const std::string& path, bool json) {
   fmt::print("documents          {}\ncompletion tokens  {}\nprompt tokens      {}\ntargets            {}\n",
              statistics["documents"].get<uint64_t>(), statistics["tokens"].get<uint64_t>(),
              statistics["prompt_tokens"].get<uint64_t>(), statistics["targets"].get<std::string>());
-  fmt::print("bytes per token    {:.2f} (ids {:.2f}, weights {:.2f}, tokens {:.2f}, overhead {:.2f})\n",
-             bytes["total"].get<double>(), bytes["ids"].get<double>(), bytes["weights"].get<double>(),
-             bytes["tokens"].get<double>(), bytes["overhead"].get<double>());
+  fmt::print(
+      "bytes per token    {:.2f} (ids {:.2f}, weights {:.2f}, tokens {:.2f}, hidden states {:.2f}, overhead {:.2f})\n",
+      bytes["total"].get<double>(), bytes["ids"].get<double>(), bytes["weights"].get<double>(),
+      bytes["tokens"].get<double>(), bytes["hidden"].get<double>(), bytes["overhead"].get<double>());
   fmt::print("ids per token      {:.2f}\nmass not covered   {:.4f}\n", statistics["ids_per_token"].get<double>(),
              statistics["uncovered"].get<double>());
   const auto& fidelity = statistics["fidelity"];

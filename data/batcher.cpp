@@ -20,6 +20,12 @@ namespace {
 // Collects documents and turns them into tensors.
 class BatchBuilder {
  public:
+  // `hidden` is null unless hidden states of `layers`, which are among its own, are to be read.
+  BatchBuilder(const HiddenStatesSpec* hidden, const std::vector<int64_t>& layers)
+      : hidden_(hidden), hidden_values_(layers.size()) {
+    for (const int64_t layer : layers) hidden_index_.push_back(*hidden->index_of(layer));
+  }
+
   // Takes the first `max_tokens` positions of the trace, whose completion begins with `reasoning` tokens of reasoning.
   void add(size_t index, const Trace& trace, int64_t reasoning, int64_t max_tokens) {
     const std::vector<int32_t>& tokens = trace.document.tokens;
@@ -47,6 +53,19 @@ class BatchBuilder {
     reasoning_targets_.push_back(reasoning);
   }
 
+  // The hidden states of the document added last: those of its targets in the batch.
+  void add_hidden_states(std::span<const std::byte> stored) {
+    const auto width = static_cast<size_t>(hidden_->width), bytes = hidden_->position_bytes();
+    const size_t before = hidden_values_.front().size() / width, after = target_rows_.size();
+    for (size_t i = 0; i < hidden_index_.size(); ++i) {
+      hidden_values_[i].resize(after * width);
+      for (size_t target = before; target < after; ++target) {
+        hidden_->decode(stored.subspan((target - before) * bytes, bytes), hidden_index_[i],
+                        std::span(hidden_values_[i]).subspan(target * width, width));
+      }
+    }
+  }
+
   TrainingBatch finish() {
     return {.tokens = at::tensor(tokens_),
             .positions = at::tensor(positions_),
@@ -58,12 +77,19 @@ class BatchBuilder {
             .target_ids = at::tensor(target_ids_),
             .target_weights = at::tensor(target_weights_),
             .target_uncovered = at::tensor(target_uncovered_),
+            .hidden_states = hidden_tensors(),
             .documents = std::move(documents_),
             .verdicts = std::move(verdicts_),
             .reasoning_targets = std::move(reasoning_targets_)};
   }
 
  private:
+  std::vector<at::Tensor> hidden_tensors() const {
+    std::vector<at::Tensor> tensors;
+    for (const auto& values : hidden_values_) tensors.push_back(at::tensor(values).view({-1, hidden_->width}));
+    return tensors;
+  }
+
   std::vector<int64_t> tokens_, positions_, labels_, target_rows_, target_offsets_{0}, target_ids_;
   std::vector<int32_t> sequence_offsets_{0};
   std::vector<uint8_t> loss_mask_;
@@ -71,6 +97,9 @@ class BatchBuilder {
   std::vector<size_t> documents_;
   std::vector<Verdict> verdicts_;
   std::vector<int64_t> reasoning_targets_;
+  const HiddenStatesSpec* hidden_;
+  std::vector<size_t> hidden_index_;               // of each layer, among those stored at a position
+  std::vector<std::vector<float>> hidden_values_;  // of each layer, [targets, width]
 };
 
 // The documents that are shuffled together and how they are cut into batches.
@@ -221,12 +250,16 @@ BatcherState Batcher::State::advance() {
 }
 
 TrainingBatch Batcher::State::build(const BatcherState& at) {
-  BatchBuilder builder;
+  const TraceProvenance& provenance = reader->provenance();
+  BatchBuilder builder(provenance.hidden_states ? &*provenance.hidden_states : nullptr, options.hidden_layers);
   const std::vector<size_t>& indices = window(at.epoch, at.window).batches[at.batch];
   const std::vector<Trace> traces = reader->read(indices, threads);
   for (size_t i = 0; i < indices.size(); ++i) {
-    const int32_t reasoning = reader->provenance().reasoning_length(traces[i].document);
-    builder.add(indices[i], traces[i], reasoning, options.max_tokens);
+    const TraceDocument& document = traces[i].document;
+    builder.add(indices[i], traces[i], provenance.reasoning_length(document), options.max_tokens);
+    if (options.hidden_layers.empty()) continue;
+    core::with_context(fmt::format("prompt '{}' sample {}", document.key.prompt_id, document.key.sample),
+                       [&] { builder.add_hidden_states(reader->hidden_states(indices[i])); });
   }
   return builder.finish();
 }
@@ -238,6 +271,10 @@ Batcher::Batcher(std::shared_ptr<const TraceSource> reader, BatcherOptions optio
               options.world);
   core::check(options.validation_share >= 0 && options.validation_share <= 1, "a validation share of {}",
               options.validation_share);
+  const auto& hidden = reader->provenance().hidden_states;
+  for (const int64_t layer : options.hidden_layers) {
+    core::check(hidden && hidden->index_of(layer), "the traces hold no hidden states of layer {}", layer);
+  }
   state_->reader = std::move(reader);
   state_->options = options;
   state_->sort();

@@ -23,13 +23,14 @@ struct TrainingBatch {
   at::Tensor loss_mask;         // [tokens] bool, true where the token that follows belongs to the completion
 
   // The teacher's distributions of the positions in the loss mask, in order, in compressed sparse rows.
-  at::Tensor target_rows;         // [targets] int64: target i belongs to the hidden state of token target_rows[i]
-  at::Tensor target_offsets;      // [targets + 1] int64: target i has ids and weights [offsets[i], offsets[i + 1])
-  at::Tensor target_ids;          // [entries] int64
-  at::Tensor target_weights;      // [entries] float32
-  at::Tensor target_uncovered;    // [targets] float32, probability outside the ids
-  std::vector<size_t> documents;  // numbers in the reader, in the order of the sequences
-  std::vector<Verdict> verdicts;  // of the documents
+  at::Tensor target_rows;       // [targets] int64: target i belongs to the hidden state of token target_rows[i]
+  at::Tensor target_offsets;    // [targets + 1] int64: target i has ids and weights [offsets[i], offsets[i + 1])
+  at::Tensor target_ids;        // [entries] int64
+  at::Tensor target_weights;    // [entries] float32
+  at::Tensor target_uncovered;  // [targets] float32, probability outside the ids
+  std::vector<at::Tensor> hidden_states;   // the teacher's, [targets, width] float32 for each of options.hidden_layers
+  std::vector<size_t> documents;           // numbers in the reader, in the order of the sequences
+  std::vector<Verdict> verdicts;           // of the documents
   std::vector<int64_t> reasoning_targets;  // of each document, how many of its targets, from the first, are reasoning
 };
 
@@ -40,6 +41,8 @@ struct BatcherOptions {
   bool validation = false;      // serve the validation documents instead of the others
   int64_t rank = 0;             // of `world` readers, each of which gets every world-th batch
   int64_t world = 1;
+  // Layers whose hidden states are read too, among those that the provenance says are stored. They are large.
+  std::vector<int64_t> hidden_layers{};
 };
 
 struct BatchSize {
@@ -60,7 +63,8 @@ struct BatcherState {
 // the documents lie in. Not thread-safe.
 class Batcher {
  public:
-  // Throws Error if no document falls on this side of the validation split.
+  // Throws Error if no document falls on this side of the validation split, or hidden states of a layer are asked for
+  // that the traces don't have.
   Batcher(std::shared_ptr<const TraceSource> reader, BatcherOptions options);
   ~Batcher();
 

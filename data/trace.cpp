@@ -43,6 +43,7 @@ nlohmann::json TraceProvenance::to_json() const {
       {"version", version}};
   if (!targets.keep.empty()) json["targets"]["keep"] = targets.keep;
   if (sampling.thinking_budget) json["sampling"]["thinking_budget"] = *sampling.thinking_budget;
+  if (hidden_states) json["hidden_states"] = hidden_states->to_json();
   if (reasoning) json["reasoning"] = {{"open", reasoning->open}, {"close", reasoning->close}};
   return json;
 }
@@ -81,6 +82,9 @@ TraceProvenance TraceProvenance::from_json(const nlohmann::json& json, const std
     result.targets.set_keep(keep.get<std::vector<int32_t>>());
   }
   targets.finish();
+  if (const auto hidden = reader.find<nlohmann::json>("hidden_states")) {
+    result.hidden_states = HiddenStatesSpec::from_json(*hidden, location + ": hidden_states");
+  }
   if (reader.contains("reasoning")) {
     auto reasoning = reader.section("reasoning");
     const auto token = [&](const char* key) {
@@ -105,6 +109,10 @@ std::string TraceProvenance::difference(const TraceProvenance& other) const {
     theirs.erase(key);
   }
   return core::first_difference(mine, theirs);
+}
+
+uint64_t TraceProvenance::hidden_bytes(int32_t completion_length) const {
+  return hidden_states ? static_cast<uint64_t>(completion_length) * hidden_states->position_bytes() : 0;
 }
 
 int32_t TraceProvenance::reasoning_length(const TraceDocument& document) const {

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/hidden_states.h"
 #include "data/reasoning.h"
 #include "data/target_distribution.h"
 #include "data/target_spec.h"
@@ -54,6 +55,10 @@ struct TraceDocument {
 struct Trace {
   TraceDocument document;
   SparseTargets targets;
+  // What the model made of the tokens before completion token j, from which target j comes: encoded, position after
+  // position, as the provenance's `hidden_states` says. Empty if that says nothing, and after reading: they are large
+  // and asked for on their own.
+  std::vector<std::byte> hidden_states{};
 };
 
 // How completions were drawn.
@@ -78,7 +83,8 @@ struct TraceProvenance {
   int64_t vocab_size = 0;     // of the teacher's logits: every id is below it
   TraceSampling sampling;
   TargetSpec targets;
-  std::optional<ReasoningTokens> reasoning{};  // where the tokenizer has such tokens
+  std::optional<HiddenStatesSpec> hidden_states{};  // where they are stored
+  std::optional<ReasoningTokens> reasoning{};       // where the tokenizer has such tokens
   std::string command;
   std::string version;
 
@@ -87,6 +93,9 @@ struct TraceProvenance {
   static TraceProvenance from_json(const nlohmann::json& json, const std::string& location);
   // "tokenizer: 3f2a… against 99b1…" for the first difference that matters, or empty.
   std::string difference(const TraceProvenance& other) const;
+
+  // Bytes of the hidden states that a document of a completion so long has; 0 if none are stored.
+  uint64_t hidden_bytes(int32_t completion_length) const;
 
   // How many tokens of the document's completion, from the first, are reasoning rather than answer.
   int32_t reasoning_length(const TraceDocument& document) const;

@@ -21,6 +21,11 @@ void check_mixes(const TraceProvenance& first, const TraceProvenance& other, con
   }
 }
 
+Trace with_hidden_states(Trace&& trace, std::span<const std::byte> states) {
+  trace.hidden_states.assign(states.begin(), states.end());
+  return std::move(trace);
+}
+
 // The keys of the documents to copy.
 std::set<TraceKey> choose(const std::vector<TraceReader>& readers, const TraceCopyOptions& options) {
   struct Candidate {
@@ -83,7 +88,8 @@ TraceCopySummary copy_traces(std::span<const std::filesystem::path> sources, con
         continue;
       }
       ++summary.copied;
-      if (!writer.contains(key)) writer.append(readers[s].read(i));
+      if (writer.contains(key)) continue;
+      writer.append(with_hidden_states(readers[s].read(i), readers[s].hidden_states(i)));
     }
   }
   core::check(writer.documents() == summary.copied, "{}: holds {} documents that are not copied; choose another folder",
@@ -113,7 +119,7 @@ TraceCopySummary repair_traces(const std::filesystem::path& source, const std::f
     for (size_t i = 0; i < shard->size(); ++i) {
       std::optional<Trace> trace;
       try {
-        trace = shard->trace(i);
+        trace = with_hidden_states(shard->trace(i), shard->hidden_states(i));
       } catch (const core::Error& error) {
         summary.damage.push_back(error.what());
         continue;

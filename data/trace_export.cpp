@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <functional>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -37,6 +39,18 @@ void append(std::vector<T>& to, const auto& from) {
   to.insert(to.end(), from.begin(), from.end());
 }
 
+// The tensors of hidden states as they are stored: [scales,] values.
+NamedTensors hidden_tensors(const HiddenStatesSpec& spec, std::vector<std::byte>& stored) {
+  const auto bytes = static_cast<int64_t>(spec.state_bytes()), scales = static_cast<int64_t>(4 * spec.scales());
+  const at::Tensor states = at::from_blob(stored.data(), {static_cast<int64_t>(stored.size())}, at::kByte)
+                                .view({static_cast<int64_t>(stored.size() / spec.position_bytes()),
+                                       static_cast<int64_t>(spec.layers.size()), bytes});
+  const at::Tensor values = states.narrow(2, scales, bytes - scales).contiguous();
+  if (scales == 0) return {{"hidden_states", values.view(at::kBFloat16)}};
+  return {{"hidden_scales", states.narrow(2, 0, scales).contiguous().view(at::kFloat)},
+          {"hidden_states", values.view(at::kFloat8_e4m3fn)}};
+}
+
 }  // namespace
 
 void export_traces(const TraceReader& reader, const std::filesystem::path& path) {
@@ -55,10 +69,13 @@ void export_safetensors(const TraceReader& reader, const std::filesystem::path& 
   std::vector<int32_t> tokens, prompt_length;
   std::vector<double> log_probability;
   std::vector<uint8_t> finish_reason, verdict, prompt_ids;
+  std::vector<std::byte> hidden;
   SparseTargets targets;
   for (size_t i = 0; i < reader.size(); ++i) {
-    const auto [document, own] = reader.read(i);
-    targets.append(own);
+    const Trace trace = reader.read(i);
+    const TraceDocument& document = trace.document;
+    targets.append(trace.targets);
+    append(hidden, reader.hidden_states(i));
     append(tokens, document.tokens);
     append(prompt_ids, document.key.prompt_id);
     token_offsets.push_back(static_cast<int64_t>(tokens.size()));
@@ -69,22 +86,24 @@ void export_safetensors(const TraceReader& reader, const std::filesystem::path& 
     finish_reason.push_back(static_cast<uint8_t>(document.finish_reason));
     verdict.push_back(static_cast<uint8_t>(document.verdict));
   }
+  NamedTensors tensors{{"token_offsets", at::tensor(token_offsets)},
+                       {"sample", at::tensor(sample)},
+                       {"prompt_id_offsets", at::tensor(prompt_id_offsets)},
+                       {"target_offsets", at::tensor(targets.offsets)},
+                       {"log_probability", at::tensor(log_probability)},
+                       {"tokens", at::tensor(tokens)},
+                       {"prompt_length", at::tensor(prompt_length)},
+                       {"target_ids", at::tensor(targets.ids)},
+                       {"target_weights", at::tensor(targets.weights)},
+                       {"target_uncovered", at::tensor(targets.uncovered)},
+                       {"finish_reason", at::tensor(finish_reason)},
+                       {"verdict", at::tensor(verdict)},
+                       {"prompt_ids", at::tensor(prompt_ids)}};
+  if (reader.provenance().hidden_states) append(tensors, hidden_tensors(*reader.provenance().hidden_states, hidden));
   // Wider types first: every tensor lies aligned.
-  write_safetensors(path,
-                    {{"token_offsets", at::tensor(token_offsets)},
-                     {"sample", at::tensor(sample)},
-                     {"prompt_id_offsets", at::tensor(prompt_id_offsets)},
-                     {"target_offsets", at::tensor(targets.offsets)},
-                     {"log_probability", at::tensor(log_probability)},
-                     {"tokens", at::tensor(tokens)},
-                     {"prompt_length", at::tensor(prompt_length)},
-                     {"target_ids", at::tensor(targets.ids)},
-                     {"target_weights", at::tensor(targets.weights)},
-                     {"target_uncovered", at::tensor(targets.uncovered)},
-                     {"finish_reason", at::tensor(finish_reason)},
-                     {"verdict", at::tensor(verdict)},
-                     {"prompt_ids", at::tensor(prompt_ids)}},
-                    {{"provenance", reader.provenance().to_json().dump()}});
+  std::ranges::stable_sort(tensors, std::greater(),
+                           [](const auto& named) { return c10::elementSize(named.second.scalar_type()); });
+  write_safetensors(path, tensors, {{"provenance", reader.provenance().to_json().dump()}});
 }
 
 }  // namespace distill::data

@@ -11,17 +11,17 @@ namespace distill::data::trace_format {
 
 inline constexpr std::string_view kFormatName = "distill-trace-shard";
 inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kHiddenStatesVersion = 2;  // of shards that hold hidden states; the others stay at 1
 
 // A shard is an HDF5 file behind a user block of kUserBlockBytes, which says where each dataset's bytes lie and carries
 // the checksum of everything that no document's own checksum covers.
 inline constexpr size_t kUserBlockBytes = 512;
 inline constexpr std::array<char, 8> kMagic{'D', 'S', 'T', 'L', 'S', 'H', 'R', 'D'};
-inline constexpr size_t kVersionAt = 8;    // u32
-inline constexpr size_t kBlockCrcAt = 12;  // u32, CRC32C of the user block with this field zero
-inline constexpr size_t kFileSizeAt = 16;  // u64
-inline constexpr size_t kStructureCrcAt =
-    24;                                   // u32, CRC32C of the file after the user block without tokens and payload
-inline constexpr size_t kRegionsAt = 32;  // {u64 offset, u64 bytes} of each dataset, in the order of Dataset
+inline constexpr size_t kVersionAt = 8;        // u32
+inline constexpr size_t kBlockCrcAt = 12;      // u32, CRC32C of the user block with this field zero
+inline constexpr size_t kFileSizeAt = 16;      // u64
+inline constexpr size_t kStructureCrcAt = 24;  // u32, CRC32C of the file after the user block without the bulk (kBulk)
+inline constexpr size_t kRegionsAt = 32;       // {u64 offset, u64 bytes} of each dataset, in the order of Dataset
 
 // Every dataset is one-dimensional and contiguous.
 enum Dataset : size_t {
@@ -42,8 +42,17 @@ enum Dataset : size_t {
   kSeed,             // u64 [documents]
   kCrc32c,           // u32 [documents]
   kFidelity,         // u8, JSON: how well the targets stand for whole distributions; empty if not measured
+  // In shards of kHiddenStatesVersion only:
+  kHiddenOffsets,  // u64 [documents + 1] into hidden
+  kHiddenCrc32c,   // u32 [documents], that of the document's record, continued over its hidden states
+  kHidden,         // u8 [hidden bytes], the hidden states of each document, encoded
   kDatasets,
 };
+inline constexpr size_t datasets_of(uint32_t version) {
+  return version == kHiddenStatesVersion ? size_t{kDatasets} : size_t{kHiddenOffsets};
+}
+// Verified document by document; everything else when a shard is opened.
+inline constexpr std::array kBulk{kTokens, kPayload, kHidden};
 inline constexpr std::array<std::string_view, kDatasets> kDatasetNames{
     "tokens",
     "payload",
@@ -62,6 +71,9 @@ inline constexpr std::array<std::string_view, kDatasets> kDatasetNames{
     "documents/seed",
     "documents/crc32c",
     "fidelity",
+    "documents/hidden_offsets",
+    "documents/hidden_crc32c",
+    "hidden",
 };
 static_assert(kRegionsAt + kDatasets * 16 <= kUserBlockBytes);
 

@@ -154,24 +154,34 @@ void TraceJournal::remove() {
   core::sync_parent_folder(path_);
 }
 
-std::vector<std::byte> encode_journal_payload(const TargetCodec& codec, const Trace& trace) {
+std::vector<std::byte> encode_journal_payload(const TargetCodec& codec, const TraceProvenance& provenance,
+                                              const Trace& trace) {
+  const uint64_t hidden = provenance.hidden_bytes(trace.document.completion_length());
+  core::check(trace.hidden_states.size() == hidden, "{} bytes of hidden states instead of {}",
+              trace.hidden_states.size(), hidden);
   std::vector<std::byte> fidelity, payload;
   if (trace.targets.fidelity) fidelity = trace.targets.fidelity->to_bytes();
   append_value(payload, static_cast<uint32_t>(fidelity.size()));
   append(payload, Bytes(fidelity));
+  append(payload, Bytes(trace.hidden_states));
   codec.encode(trace.document, trace.targets, payload);
   return payload;
 }
 
-SparseTargets decode_journal_payload(const TargetCodec& codec, const TraceDocument& document, Bytes payload) {
+JournalPayload decode_journal_payload(const TargetCodec& codec, const TraceProvenance& provenance,
+                                      const TraceDocument& document, Bytes payload) {
   core::check(payload.size() >= 4, "a payload of {} bytes", payload.size());
   const auto bytes = load<uint32_t>(payload.data());
   payload = payload.subspan(4);
   core::check(bytes <= payload.size(), "a fidelity record of {} bytes in a payload of {}", bytes, payload.size());
-  SparseTargets targets;
-  codec.decode(document, payload.subspan(bytes), targets);
-  if (bytes > 0) targets.fidelity = DocumentFidelity::from_bytes(payload.first(bytes));
-  return targets;
+  const Bytes fidelity = payload.first(bytes);
+  payload = payload.subspan(bytes);
+  const uint64_t hidden = provenance.hidden_bytes(document.completion_length());
+  core::check(hidden <= payload.size(), "hidden states of {} bytes in a payload of {}", hidden, payload.size());
+  JournalPayload result{.targets = {}, .hidden_states = payload.first(hidden)};
+  codec.decode(document, payload.subspan(hidden), result.targets);
+  if (!fidelity.empty()) result.targets.fidelity = DocumentFidelity::from_bytes(fidelity);
+  return result;
 }
 
 }  // namespace distill::data

@@ -61,11 +61,17 @@ class TraceJournal {
   std::vector<Entry> pending_entries_;
 };
 
-// What a journal keeps of a document's targets, as the payload of its record: u32 bytes of the fidelity · the fidelity
-// · the targets without loss. `codec` is TargetCodec::lossless(). Reading throws Error unless the bytes are exactly
-// that.
-std::vector<std::byte> encode_journal_payload(const TargetCodec& codec, const Trace& trace);
-SparseTargets decode_journal_payload(const TargetCodec& codec, const TraceDocument& document,
-                                     std::span<const std::byte> payload);
+// What a journal keeps of a document besides its tokens, as the payload of its record: u32 bytes of the fidelity · the
+// fidelity · the hidden states, where `provenance` has any · the targets without loss. `codec` is
+// TargetCodec::lossless(). Writing throws Error if the hidden states are not as many as the provenance says, reading
+// unless the bytes are exactly that.
+std::vector<std::byte> encode_journal_payload(const TargetCodec& codec, const TraceProvenance& provenance,
+                                              const Trace& trace);
+struct JournalPayload {
+  SparseTargets targets;
+  std::span<const std::byte> hidden_states;  // into the bytes given
+};
+JournalPayload decode_journal_payload(const TargetCodec& codec, const TraceProvenance& provenance,
+                                      const TraceDocument& document, std::span<const std::byte> payload);
 
 }  // namespace distill::data

@@ -103,4 +103,9 @@ TraceDocument TraceReader::read_document(size_t index) const {
   return shard.document(local);
 }
 
+std::span<const std::byte> TraceReader::hidden_states(size_t index) const {
+  const auto [shard, local] = locate(index);
+  return shard.hidden_states(local);
+}
+
 }  // namespace distill::data

@@ -47,7 +47,7 @@ void add_contents(core::HtmlReport& report, const std::vector<Set>& sets) {
 }
 
 void add_bytes(core::HtmlReport& report, const std::vector<Set>& sets) {
-  constexpr std::array kParts{"ids", "weights", "tokens", "overhead"};
+  constexpr std::array kParts{"ids", "weights", "tokens", "hidden", "overhead"};
   report.heading("What they cost");
   std::vector<std::string> names;
   for (const Set& set : sets) names.push_back(set.name);
@@ -57,7 +57,7 @@ void add_bytes(core::HtmlReport& report, const std::vector<Set>& sets) {
     for (const Set& set : sets) series.back().y.push_back(set.statistics["bytes_per_token"][part].get<double>());
   }
   report.stacked_bars({.title = "Bytes per token", .y_label = "bytes"}, names, series);
-  report.table({"set", "bytes per token", "ids", "weights", "tokens", "overhead"},
+  report.table({"set", "bytes per token", "ids", "weights", "tokens", "hidden states", "overhead"},
                rows_of(sets, [&](const Set& set) -> std::vector<std::string> {
                  const auto& bytes = set.statistics["bytes_per_token"];
                  std::vector<std::string> row{set.name, number(bytes["total"], 2)};

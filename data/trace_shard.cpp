@@ -19,12 +19,24 @@ std::string_view text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// Columns with an entry per document, and those with one more: where each document begins, and the end.
-constexpr std::array kColumns{std::pair{format::kSample, 4},         std::pair{format::kPromptLength, 4},
-                              std::pair{format::kFinishReason, 1},   std::pair{format::kVerdict, 1},
-                              std::pair{format::kLogProbability, 8}, std::pair{format::kSeed, 8},
-                              std::pair{format::kCrc32c, 4}};
-constexpr std::array kOffsets{format::kPromptIdOffsets, format::kTokenOffsets, format::kPayloadOffsets};
+// Columns have an entry per document, or one more: where each document begins, and the end.
+struct Column {
+  format::Dataset dataset;
+  size_t width;  // bytes
+  size_t more = 0;
+};
+constexpr std::array kColumns{Column{format::kPromptIdOffsets, 8, 1},
+                              Column{format::kSample, 4},
+                              Column{format::kPromptLength, 4},
+                              Column{format::kTokenOffsets, 8, 1},
+                              Column{format::kPayloadOffsets, 8, 1},
+                              Column{format::kFinishReason, 1},
+                              Column{format::kVerdict, 1},
+                              Column{format::kLogProbability, 8},
+                              Column{format::kSeed, 8},
+                              Column{format::kCrc32c, 4},
+                              Column{format::kHiddenOffsets, 8, 1},
+                              Column{format::kHiddenCrc32c, 4}};
 
 }  // namespace
 
@@ -62,6 +74,9 @@ void TraceShard::read_settings() {
       TargetCodec::open(core::parse_json(text_of(regions_[format::kCodec])), regions_[format::kModel], provenance_);
   core::check(token_bytes_ == data::token_bytes(provenance_.vocab_size), "tokens of {} bytes with a vocabulary of {}",
               token_bytes_, provenance_.vocab_size);
+  core::check(provenance_.hidden_states.has_value() == (version_ == format::kHiddenStatesVersion),
+              "format version {}, but the provenance says {} of hidden states", version_,
+              provenance_.hidden_states ? "something" : "nothing");
 }
 
 void TraceShard::find_regions(bool may_be_cut) {
@@ -70,12 +85,13 @@ void TraceShard::find_regions(bool may_be_cut) {
                   std::memcmp(bytes.data(), format::kMagic.data(), format::kMagic.size()) == 0,
               "not a trace shard: it does not begin as one");
   std::vector<std::byte> block(bytes.begin(), bytes.begin() + format::kUserBlockBytes);
-  const auto version = load<uint32_t>(block.data() + format::kVersionAt);
+  version_ = load<uint32_t>(block.data() + format::kVersionAt);
   const auto crc = load<uint32_t>(block.data() + format::kBlockCrcAt);
   std::fill_n(block.begin() + format::kBlockCrcAt, 4, std::byte{0});
   core::check(core::crc32c(block) == crc, "damaged: the user block's checksum does not match");
-  core::check(version == format::kVersion, "format version {}; this version of distill reads {}", version,
-              format::kVersion);
+  core::check(version_ == format::kVersion || version_ == format::kHiddenStatesVersion,
+              "format version {}; this version of distill reads {} and {}", version_, format::kVersion,
+              format::kHiddenStatesVersion);
   const auto size = load<uint64_t>(block.data() + format::kFileSizeAt);
   core::check(size == bytes.size() || (may_be_cut && size > bytes.size()),
               "{} bytes long instead of {}: the file was cut or added to", bytes.size(), size);
@@ -83,7 +99,7 @@ void TraceShard::find_regions(bool may_be_cut) {
     uint64_t offset, bytes;
   };
   std::vector<Place> places;
-  for (size_t i = 0; i < format::kDatasets; ++i) {
+  for (size_t i = 0; i < format::datasets_of(version_); ++i) {
     const auto place = load<Place>(block.data() + format::kRegionsAt, i);
     if (place.bytes == 0) continue;
     core::check(place.offset >= format::kUserBlockBytes && place.offset <= size && place.bytes <= size - place.offset,
@@ -97,27 +113,23 @@ void TraceShard::find_regions(bool may_be_cut) {
     core::check(places[i - 1].offset + places[i - 1].bytes <= places[i].offset, "two datasets overlap");
   }
 
-  for (const auto& [column, width] : kColumns) {
-    if (column == kColumns.front().first) documents_ = regions_[column].size() / width;
-    core::check(regions_[column].size() / width == documents_ && regions_[column].size() % width == 0,
-                "dataset {} has {} bytes for {} documents", format::kDatasetNames[column], regions_[column].size(),
-                documents_);
-  }
-  core::check(documents_ > 0, "no documents");
-  for (const format::Dataset column : kOffsets) {
-    core::check(regions_[column].size() / 8 == documents_ + 1 && regions_[column].size() % 8 == 0,
-                "dataset {} has {} bytes for {} documents", format::kDatasetNames[column], regions_[column].size(),
-                documents_);
+  documents_ = regions_[format::kSample].size() / 4;
+  core::check(documents_ > 0, "holds no documents: remove it to use the others of its set");
+  for (const auto& [column, width, more] : kColumns) {
+    if (column >= format::datasets_of(version_)) continue;
+    core::check(regions_[column].size() == (documents_ + more) * width, "dataset {} has {} bytes for {} documents",
+                format::kDatasetNames[column], regions_[column].size(), documents_);
   }
   const auto tokens = value<uint64_t>(format::kTokenOffsets, documents_);
   token_bytes_ =
       tokens > 0 && load<Place>(block.data() + format::kRegionsAt, format::kTokens).bytes / tokens >= 4 ? 4 : 2;
 }
 
-// Everything but the user block (already verified), tokens and payload (verified document by document).
+// Everything but the user block (already verified) and the bulk.
 void TraceShard::verify_structure() const {
   const auto bytes = file_->bytes();
-  std::array bulk{regions_[format::kTokens], regions_[format::kPayload]};
+  std::array<std::span<const std::byte>, format::kBulk.size()> bulk;
+  std::ranges::transform(format::kBulk, bulk.begin(), [&](format::Dataset dataset) { return regions_[dataset]; });
   std::ranges::sort(bulk, {}, [](const auto& region) { return region.data(); });
   uint32_t crc = 0;
   const std::byte* at = bytes.data() + format::kUserBlockBytes;
@@ -136,7 +148,7 @@ void TraceShard::verify_structure() const {
 // Which document's row the damage is in, as far as its own checksum tells.
 std::string TraceShard::damaged_document() const {
   for (size_t i = 0; i < documents_; ++i) {
-    if (!intact(i)) return fmt::format(" (document {})", i);
+    if (!intact(i) || !hidden_states_intact(i)) return fmt::format(" (document {})", i);
   }
   return " (outside every document)";
 }
@@ -151,6 +163,16 @@ bool TraceShard::intact(size_t index) const {
     if (begin > end || end > limit) return false;
   }
   return record_crc(pieces(index), token_bytes_) == value<uint32_t>(format::kCrc32c, index);
+}
+
+bool TraceShard::hidden_states_intact(size_t index) const {
+  if (version_ != format::kHiddenStatesVersion) return true;
+  const auto begin = value<uint64_t>(format::kHiddenOffsets, index);
+  const auto end = value<uint64_t>(format::kHiddenOffsets, index + 1);
+  if (begin > end || end > regions_[format::kHidden].size()) return false;
+  const auto crc =
+      core::crc32c(regions_[format::kHidden].subspan(begin, end - begin), value<uint32_t>(format::kCrc32c, index));
+  return crc == value<uint32_t>(format::kHiddenCrc32c, index);
 }
 
 void TraceShard::verify_table() {
@@ -169,6 +191,7 @@ void TraceShard::verify_table() {
   check_offsets(format::kTokenOffsets, regions_[format::kTokens].size() / token_bytes_);
   core::check(regions_[format::kTokens].size() % token_bytes_ == 0, "half a token at the end of dataset tokens");
   check_offsets(format::kPayloadOffsets, regions_[format::kPayload].size());
+  if (provenance_.hidden_states) check_offsets(format::kHiddenOffsets, regions_[format::kHidden].size());
   for (size_t i = 0; i < documents_; ++i) {
     const uint64_t tokens = value<uint64_t>(format::kTokenOffsets, i + 1) - value<uint64_t>(format::kTokenOffsets, i);
     const auto prompt = value<uint32_t>(format::kPromptLength, i);
@@ -270,13 +293,24 @@ Trace TraceShard::trace(size_t index) const {
   });
 }
 
+std::span<const std::byte> TraceShard::hidden_states(size_t index) const {
+  if (!provenance_.hidden_states) return {};
+  core::check(hidden_states_intact(index), "{}: damaged: its hidden states' checksum does not match", name_of(index));
+  const auto begin = value<uint64_t>(format::kHiddenOffsets, index);
+  const auto states =
+      regions_[format::kHidden].subspan(begin, value<uint64_t>(format::kHiddenOffsets, index + 1) - begin);
+  core::check(states.size() == provenance_.hidden_bytes(completion_length(index)),
+              "{}: {} bytes of hidden states for {} tokens", name_of(index), states.size(), completion_length(index));
+  return states;
+}
+
 void TraceShard::verify_hdf5() const {
   const auto lock = lock_hdf5();
   const std::string name = path().string();
   const Hdf5Properties access(H5Pcreate(H5P_FILE_ACCESS), name, "open it");
   check_hdf5(H5Pset_file_locking(access.get(), false, true), name, "open it");
   const Hdf5File file(H5Fopen(name.c_str(), H5F_ACC_RDONLY, access.get()), name, "open it");
-  for (size_t i = 0; i < format::kDatasets; ++i) {
+  for (size_t i = 0; i < format::datasets_of(version_); ++i) {
     const std::string title(format::kDatasetNames[i]), where = fmt::format("{}: dataset {}", name, title);
     const Hdf5Dataset dataset(H5Dopen2(file.get(), title.c_str(), H5P_DEFAULT), where, "open it");
     const Hdf5Type type(H5Dget_type(dataset.get()), where, "read its type");

@@ -32,7 +32,7 @@ class TraceShard {
 
   // To save what is left of a damaged shard: nothing is verified but the user block, the provenance's and the codec's
   // form, and each document when it is read; of a file cut short, the documents before the cut can be read. Only
-  // size(), provenance() and trace() may be called. Throws Error if not even that much is there.
+  // size(), provenance(), trace() and hidden_states() may be called. Throws Error if not even that much is there.
   static std::shared_ptr<const TraceShard> open_damaged(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return file_->path(); }
@@ -54,7 +54,10 @@ class TraceShard {
 
   // The document, its checksum verified. Throws Error naming shard and document if it is damaged.
   TraceDocument document(size_t index) const;
+  // Without its hidden states.
   Trace trace(size_t index) const;
+  // These, as stored, verified against their own checksum; empty if the shard has none. Throws likewise.
+  std::span<const std::byte> hidden_states(size_t index) const;
   // Its targets as stored, likewise verified.
   std::span<const std::byte> payload(size_t index) const;
 
@@ -75,6 +78,8 @@ class TraceShard {
   std::string damaged_document() const;
   // Whether a row's offsets lie in their datasets and its checksum matches, before anything about the table is known.
   bool intact(size_t index) const;
+  // The same for its hidden states, where there are any.
+  bool hidden_states_intact(size_t index) const;
   RecordPieces pieces(size_t index) const;
   RecordPieces verified_pieces(size_t index) const;
   std::string name_of(size_t index) const;
@@ -83,6 +88,7 @@ class TraceShard {
 
   std::shared_ptr<const core::MappedFile> file_;
   std::array<std::span<const std::byte>, trace_format::kDatasets> regions_{};
+  uint32_t version_ = 0;
   TraceProvenance provenance_;
   std::unique_ptr<const TargetCodec> codec_;
   size_t documents_ = 0;

@@ -116,14 +116,16 @@ class ImageWriter {
   std::array<Region, format::kDatasets> regions_{};
 };
 
-void fill_user_block(std::vector<std::byte>& image, const std::array<Region, format::kDatasets>& regions) {
+void fill_user_block(std::vector<std::byte>& image, uint32_t version,
+                     const std::array<Region, format::kDatasets>& regions) {
   const auto put = [&](size_t at, auto value) { std::memcpy(image.data() + at, &value, sizeof value); };
   std::memcpy(image.data(), format::kMagic.data(), format::kMagic.size());
-  put(format::kVersionAt, format::kVersion);
+  put(format::kVersionAt, version);
   put(format::kFileSizeAt, static_cast<uint64_t>(image.size()));
   for (size_t i = 0; i < regions.size(); ++i) put(format::kRegionsAt + i * sizeof(Region), regions[i]);
 
-  std::array<Region, 2> bulk{regions[format::kTokens], regions[format::kPayload]};
+  std::array<Region, format::kBulk.size()> bulk;
+  std::ranges::transform(format::kBulk, bulk.begin(), [&](format::Dataset dataset) { return regions[dataset]; });
   std::ranges::sort(bulk, {}, &Region::offset);
   uint32_t crc = 0;
   uint64_t at = format::kUserBlockBytes;
@@ -146,11 +148,13 @@ std::span<const std::byte> bytes_of(const T& values) {
 TraceShardBuilder::TraceShardBuilder(const TraceProvenance& provenance, const nlohmann::json& codec,
                                      std::vector<std::byte> model)
     : vocab_size_(provenance.vocab_size),
+      version_(provenance.hidden_states ? format::kHiddenStatesVersion : format::kVersion),
       provenance_(provenance.to_json().dump()),
       codec_(codec.dump()),
       model_(std::move(model)) {}
 
-void TraceShardBuilder::add(const TraceDocument& document, std::span<const std::byte> payload) {
+void TraceShardBuilder::add(const TraceDocument& document, std::span<const std::byte> payload,
+                            std::span<const std::byte> hidden_states) {
   check_document(document, vocab_size_);
   core::check(sample_.empty() || last_key_ < document.key, "prompt '{}' sample {} does not follow '{}' sample {}",
               document.key.prompt_id, document.key.sample, last_key_.prompt_id, last_key_.sample);
@@ -178,17 +182,21 @@ void TraceShardBuilder::add(const TraceDocument& document, std::span<const std::
                              .tokens = std::span(tokens_).subspan(tokens_before),
                              .payload = payload},
                             width));
+  append(hidden_, hidden_states);
+  hidden_offsets_.push_back(hidden_.size());
+  hidden_crc_.push_back(core::crc32c(hidden_states, crc_.back()));
 }
 
 std::vector<std::byte> TraceShardBuilder::image(const std::string& name) const {
   const auto lock = lock_hdf5();
   constexpr size_t kStructureBytes = 1 << 16;
-  ImageWriter writer(name, tokens_.size() + payload_.size() + model_.size() + 64 * sample_.size() + kStructureBytes);
+  ImageWriter writer(
+      name, tokens_.size() + payload_.size() + hidden_.size() + model_.size() + 64 * sample_.size() + kStructureBytes);
   const Hdf5Type text(H5Tcopy(H5T_C_S1), name, "create a text type");
   check_hdf5(H5Tset_size(text.get(), format::kFormatName.size()), name, "create a text type");
   check_hdf5(H5Tset_strpad(text.get(), H5T_STR_NULLPAD), name, "create a text type");
   writer.attribute("format", text.get(), format::kFormatName.data());
-  writer.attribute("format_version", H5T_STD_U32LE, &format::kVersion);
+  writer.attribute("format_version", H5T_STD_U32LE, &version_);
 
   writer.dataset(format::kProvenance, H5T_STD_U8LE, bytes_of(provenance_));
   writer.dataset(format::kCodec, H5T_STD_U8LE, bytes_of(codec_));
@@ -207,9 +215,14 @@ std::vector<std::byte> TraceShardBuilder::image(const std::string& name) const {
   writer.dataset(format::kFidelity, H5T_STD_U8LE, bytes_of(fidelity_));
   writer.dataset(format::kTokens, token_bytes(vocab_size_) == 2 ? H5T_STD_U16LE : H5T_STD_U32LE, tokens_);
   writer.dataset(format::kPayload, H5T_STD_U8LE, payload_);
+  if (version_ == format::kHiddenStatesVersion) {
+    writer.dataset(format::kHiddenOffsets, H5T_STD_U64LE, bytes_of(hidden_offsets_));
+    writer.dataset(format::kHiddenCrc32c, H5T_STD_U32LE, bytes_of(hidden_crc_));
+    writer.dataset(format::kHidden, H5T_STD_U8LE, hidden_);
+  }
 
   std::vector<std::byte> image = writer.finish();
-  fill_user_block(image, writer.regions());
+  fill_user_block(image, version_, writer.regions());
   return image;
 }
 

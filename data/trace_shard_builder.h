@@ -19,8 +19,10 @@ class TraceShardBuilder {
   // `codec` and `model` describe the payloads that add() will be given (TargetCodec).
   TraceShardBuilder(const TraceProvenance& provenance, const nlohmann::json& codec, std::vector<std::byte> model);
 
-  // Keys ascend from call to call. Throws Error if they don't or the document cannot be stored.
-  void add(const TraceDocument& document, std::span<const std::byte> payload);
+  // Keys ascend from call to call. `hidden_states`: encoded, if the provenance has any. Throws Error if the keys don't
+  // ascend or the document cannot be stored.
+  void add(const TraceDocument& document, std::span<const std::byte> payload,
+           std::span<const std::byte> hidden_states = {});
 
   // How well the targets stand for the whole distributions, if that is known.
   void set_fidelity(const Fidelity& fidelity) { fidelity_ = fidelity.to_json().dump(); }
@@ -34,11 +36,12 @@ class TraceShardBuilder {
   std::vector<std::byte> image(const std::string& name) const;
 
   int64_t vocab_size_;
+  uint32_t version_;
   TraceKey last_key_;
   std::string provenance_, codec_, prompt_ids_, fidelity_;
-  std::vector<std::byte> model_, tokens_, payload_;
-  std::vector<uint64_t> prompt_id_offsets_{0}, token_offsets_{0}, payload_offsets_{0}, seed_;
-  std::vector<uint32_t> sample_, prompt_length_, crc_;
+  std::vector<std::byte> model_, tokens_, payload_, hidden_;
+  std::vector<uint64_t> prompt_id_offsets_{0}, token_offsets_{0}, payload_offsets_{0}, hidden_offsets_{0}, seed_;
+  std::vector<uint32_t> sample_, prompt_length_, crc_, hidden_crc_;
   std::vector<uint8_t> finish_reason_, verdict_;
   std::vector<double> log_probability_;
 };

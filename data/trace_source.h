@@ -29,11 +29,15 @@ class TraceSource {
   virtual std::string prompt_id(size_t index) const = 0;
   virtual TraceKey key(size_t index) const = 0;
 
+  // Without its hidden states.
   virtual Trace read(size_t index) const = 0;
-  // The same without its targets.
+  // Without its targets too.
   virtual TraceDocument read_document(size_t index) const = 0;
   // Several in the order given, on up to `threads` threads.
   std::vector<Trace> read(std::span<const size_t> indices, size_t threads) const;
+  // The hidden states of a document as provenance() says they are stored, a position after the other, valid as long as
+  // the source; empty if there are none.
+  virtual std::span<const std::byte> hidden_states(size_t /*index*/) const { return {}; }
 
   // Whether the targets are those of another tokenizer's tokens, carried over (token_alignment.h).
   virtual bool carried_over() const { return false; }

@@ -15,7 +15,7 @@ namespace distill::data {
 
 nlohmann::json measure_traces(const TraceReader& reader) {
   const auto completion = static_cast<double>(std::max<uint64_t>(1, reader.completion_tokens()));
-  double total = 0, tokens = 0, ids = 0, uncovered = 0;
+  double total = 0, tokens = 0, hidden = 0, ids = 0, uncovered = 0;
   TargetCodec::Sizes sizes;
   std::array<uint64_t, 2> finished{};
   std::array<uint64_t, 3> verdicts{};
@@ -24,6 +24,7 @@ nlohmann::json measure_traces(const TraceReader& reader) {
   for (const auto& shard : reader.shards()) {
     total += static_cast<double>(shard->file_bytes());
     tokens += static_cast<double>(shard->bytes(trace_format::kTokens));
+    hidden += static_cast<double>(shard->bytes(trace_format::kHidden));
     sizes.ids += static_cast<double>(shard->bytes(trace_format::kModel));
     merge(fidelity, shard->fidelity());
     for (size_t i = 0; i < shard->size(); ++i) {
@@ -55,7 +56,8 @@ nlohmann::json measure_traces(const TraceReader& reader) {
             {"ids", sizes.ids / completion},
             {"weights", sizes.weights / completion},
             {"tokens", tokens / completion},
-            {"overhead", (total - tokens - sizes.ids - sizes.weights) / completion}}}};
+            {"hidden", hidden / completion},
+            {"overhead", (total - tokens - hidden - sizes.ids - sizes.weights) / completion}}}};
 }
 
 namespace {
@@ -89,13 +91,29 @@ void check_distinct_keys(const TraceReader& reader) {
   }
 }
 
+// Decodes them all.
+void check_hidden_states(const TraceShard& shard, size_t index) {
+  const auto& spec = shard.provenance().hidden_states;
+  if (!spec) return;
+  auto states = shard.hidden_states(index);
+  std::vector<float> values(static_cast<size_t>(spec->width));
+  core::with_context(fmt::format("{}, document {}", shard.path().string(), index), [&] {
+    for (; !states.empty(); states = states.subspan(spec->position_bytes())) {
+      for (size_t i = 0; i < spec->layers.size(); ++i) spec->decode(states.first(spec->position_bytes()), i, values);
+    }
+  });
+}
+
 }  // namespace
 
 void verify_traces(const TraceReader& reader) {
   for (const auto& shard : reader.shards()) {
     shard->verify_hdf5();
     shard->fidelity();
-    for (size_t i = 0; i < shard->size(); ++i) shard->trace(i);
+    for (size_t i = 0; i < shard->size(); ++i) {
+      shard->trace(i);
+      check_hidden_states(*shard, i);
+    }
   }
   check_distinct_keys(reader);
 }

@@ -177,7 +177,7 @@ void TraceWriter::append(const Trace& trace) {
   check_document(trace.document, state.provenance.vocab_size);
   std::vector<std::byte> payload;
   core::with_context(fmt::format("prompt '{}' sample {}", key.prompt_id, key.sample),
-                     [&] { payload = encode_journal_payload(*state.journal_codec, trace); });
+                     [&] { payload = encode_journal_payload(*state.journal_codec, state.provenance, trace); });
   if (state.full()) state.seal();  // an earlier run ended just before it
   if (!state.journal) state.journal.emplace(state.path(".journal"), state.provenance);
   state.keys.insert(key);
@@ -213,30 +213,31 @@ void TraceWriter::State::seal() {
   const auto for_each = [&](auto&& pass) {
     for (const auto& entry : entries) {
       const TraceRecord record = decode_record(TraceJournal::record(*file, entry), provenance.vocab_size);
-      pass(record, decode_journal_payload(*journal_codec, record.document, record.payload));
+      pass(record, decode_journal_payload(*journal_codec, provenance, record.document, record.payload));
     }
   };
   std::unique_ptr<const TargetCodec> codec = TargetCodec::lossless(provenance);
   if (options.entropy_coded && provenance.targets.mode != TargetMode::kFull) {
     SetCodecTrainer trainer(provenance);
-    for_each(
-        [&](const TraceRecord& record, const SparseTargets& targets) { trainer.count_ids(record.document, targets); });
-    for_each([&](const TraceRecord& record, const SparseTargets& targets) {
-      trainer.count_symbols(record.document, targets);
+    for_each([&](const TraceRecord& record, const JournalPayload& payload) {
+      trainer.count_ids(record.document, payload.targets);
+    });
+    for_each([&](const TraceRecord& record, const JournalPayload& payload) {
+      trainer.count_symbols(record.document, payload.targets);
     });
     codec = trainer.finish();
   }
   TraceShardBuilder builder(provenance, codec->description(), codec->model());
   std::optional<Fidelity> fidelity = options.fidelity;
-  std::vector<std::byte> payload;
-  for_each([&](const TraceRecord& record, const SparseTargets& targets) {
-    if (targets.fidelity) {
+  std::vector<std::byte> encoded;
+  for_each([&](const TraceRecord& record, const JournalPayload& payload) {
+    if (payload.targets.fidelity) {
       if (!fidelity) fidelity.emplace();
-      fidelity->add(*targets.fidelity);
+      fidelity->add(*payload.targets.fidelity);
     }
-    payload.clear();
-    codec->encode(record.document, targets, payload);
-    builder.add(record.document, payload);
+    encoded.clear();
+    codec->encode(record.document, payload.targets, encoded);
+    builder.add(record.document, encoded, payload.hidden_states);
   });
   if (fidelity) {
     fidelity->finish();

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <set>
 
+#include "core/text_file.h"
 #include "data/packing.h"
 #include "data/permutation.h"
 #include "data/trace_reader.h"
@@ -95,6 +97,54 @@ TEST_F(BatcherTest, LaysOutTokensLabelsAndTargetsOfEachDocument) {
     }
     EXPECT_EQ(batch.target_rows.size(0), target);
   }
+}
+
+TEST_F(BatcherTest, ReadsTheHiddenStatesOfTheLayersThatAreAskedFor) {
+  for (const auto type : {HiddenType::kBf16, HiddenType::kFp8}) {
+    provenance_ = with_hidden_states(sample_provenance("topk:2"), type, 150);
+    std::filesystem::remove_all(folder_.path() / "set");
+    write(30);
+    const HiddenStatesSpec& spec = *provenance_.hidden_states;
+    std::vector<float> expected(150);
+    Batcher batcher(reader_, {.max_tokens = 16, .hidden_layers = {3, 0}});  // some documents are cut
+    for (int i = 0; i < 20; ++i) {
+      const TrainingBatch batch = batcher.next();
+      ASSERT_EQ(batch.hidden_states.size(), 2U);
+      for (const at::Tensor& states : batch.hidden_states) {
+        ASSERT_THAT(states.sizes(), testing::ElementsAre(batch.target_rows.size(0), 150));
+      }
+      int64_t target = 0;
+      for (const size_t document : batch.documents) {
+        const auto stored = reader_->hidden_states(document);
+        const auto [prompt, completion] = reader_->lengths(document);
+        for (int32_t j = 0; j < std::min(completion, 16 - (prompt - 1)); ++j, ++target) {
+          const auto position = stored.subspan(static_cast<size_t>(j) * spec.position_bytes(), spec.position_bytes());
+          for (const auto& [index, tensor] : {std::pair{2, 0}, {0, 1}}) {
+            spec.decode(position, static_cast<size_t>(index), expected);
+            ASSERT_TRUE(batch.hidden_states[static_cast<size_t>(tensor)][target].equal(at::tensor(expected)));
+          }
+        }
+      }
+      EXPECT_EQ(target, batch.target_rows.size(0));
+    }
+  }
+  EXPECT_THAT(error_of([&] { Batcher(reader_, {.hidden_layers = {1}}); }), HasSubstr("no hidden states of layer 1"));
+}
+
+TEST_F(BatcherTest, LeavesHiddenStatesUnreadUnlessTheyAreAskedFor) {
+  provenance_ = with_hidden_states(provenance_);
+  write(4);
+  const auto path = folder_.path() / "set/shard-00000.h5";
+  std::string contents = core::read_file(path);
+  for (size_t i = 0; i < reader_->size(); ++i) {
+    const auto states = reader_->hidden_states(i);
+    contents[contents.find(std::string_view(reinterpret_cast<const char*>(states.data()), states.size()))] ^= 1;
+  }
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << contents;
+  reader_ = std::make_shared<const TraceReader>(TraceReader::open(path));
+  EXPECT_TRUE(Batcher(reader_, {.max_tokens = 64}).next().hidden_states.empty());
+  EXPECT_THAT(error_of([&] { Batcher(reader_, {.max_tokens = 64, .hidden_layers = {2}}).next(); }),
+              HasSubstr("its hidden states' checksum does not match"));
 }
 
 TEST_F(BatcherTest, ServesEveryDocumentOncePerEpochInAnotherOrderEachTime) {

@@ -27,7 +27,15 @@ inline TraceProvenance sample_provenance(const std::string& targets = "topk:4", 
   return result;
 }
 
-// A prompt of 1 to 8 tokens and a completion of 1 to `max_completion`, with the targets of random logits.
+// The same with hidden states of three layers.
+inline TraceProvenance with_hidden_states(TraceProvenance provenance, HiddenType type = HiddenType::kBf16,
+                                          int64_t width = 5) {
+  provenance.hidden_states = HiddenStatesSpec{.layers = {0, 2, 3}, .last_layer = 3, .width = width, .type = type};
+  return provenance;
+}
+
+// A prompt of 1 to 8 tokens and a completion of 1 to `max_completion`, with the targets of random logits and, where the
+// provenance has any, random hidden states.
 inline Trace sample_trace(const std::string& prompt_id, uint32_t sample, const TraceProvenance& provenance,
                           uint32_t max_completion = 12) {
   core::Philox random(7, core::stream_id(prompt_id, sample), 0);
@@ -48,6 +56,13 @@ inline Trace sample_trace(const std::string& prompt_id, uint32_t sample, const T
   for (uint32_t i = 0; i < completion; ++i) {
     for (float& logit : logits) logit = static_cast<float>(3 * random.next_normal());
     capture_target(logits, provenance, document.key, i, trace.targets);
+  }
+  if (const auto& hidden = provenance.hidden_states) {
+    std::vector<float> states(hidden->layers.size() * static_cast<size_t>(hidden->width));
+    for (uint32_t i = 0; i < completion; ++i) {
+      for (float& state : states) state = static_cast<float>(3 * random.next_normal());
+      hidden->encode(states, trace.hidden_states);
+    }
   }
   return trace;
 }

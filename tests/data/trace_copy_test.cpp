@@ -1,8 +1,10 @@
 #include "data/trace_copy.h"
 
+#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -11,9 +13,11 @@
 #include <set>
 
 #include "core/text_file.h"
+#include "data/safetensors.h"
 #include "data/trace_export.h"
 #include "data/trace_reader.h"
 #include "data/trace_shard.h"
+#include "data/trace_statistics.h"
 #include "data/trace_writer.h"
 #include "tests/data/expect_error.h"
 #include "tests/data/sample_traces.h"
@@ -41,6 +45,8 @@ class TraceCopyTest : public testing::Test {
       const auto reader = TraceReader::open(source);
       for (size_t i = 0; i < reader.size(); ++i) {
         Trace trace = reader.read(i);
+        const auto states = reader.hidden_states(i);
+        trace.hidden_states.assign(states.begin(), states.end());
         const TraceKey key = trace.document.key;
         expected.emplace(key, std::move(trace));
       }
@@ -50,6 +56,7 @@ class TraceCopyTest : public testing::Test {
     for (size_t i = 0; i < reader.size(); ++i) {
       const Trace actual = reader.read(i), &original = expected.at(actual.document.key);
       EXPECT_EQ(actual.document.tokens, original.document.tokens);
+      EXPECT_TRUE(std::ranges::equal(reader.hidden_states(i), original.hidden_states));
       ASSERT_EQ(actual.targets.offsets, original.targets.offsets);
       for (size_t position = 0; position < actual.targets.positions(); ++position) {
         EXPECT_EQ(weights_of(actual.targets[position]), weights_of(original.targets[position]));
@@ -82,6 +89,81 @@ TEST_F(TraceCopyTest, MergesSetsAndSplitsThemAgain) {
               }),
               HasSubstr("is in what is copied before it too"));
   EXPECT_THAT(error_of([&] { copy_traces(std::vector{a}, merged, {}); }), HasSubstr("holds 10 documents that are not"));
+}
+
+TEST_F(TraceCopyTest, TakesHiddenStatesAlong) {
+  provenance_ = with_hidden_states(provenance_);
+  const auto a = write("a", 0, 10, 4), b = write("b", 10, 20);
+  const auto merged = folder_.path() / "merged", split = folder_.path() / "split", good = folder_.path() / "good";
+  copy_traces(std::vector{a, b}, merged, {});
+  ASSERT_FALSE(TraceReader::open(merged).hidden_states(0).empty());
+  expect_same(merged, {a, b});
+  copy_traces(std::vector{merged}, split, {.documents_per_shard = 3});
+  expect_same(split, {merged});
+  copy_traces(std::vector{merged}, good, {.wanted = [](const TraceDocument& d) { return d.key.sample == 0; }});
+  const auto reader = TraceReader::open(good), all = TraceReader::open(merged);
+  for (size_t i = 0; i < reader.size(); ++i) {
+    EXPECT_TRUE(std::ranges::equal(reader.hidden_states(i), all.hidden_states(2 * i)));
+  }
+  provenance_.hidden_states->type = HiddenType::kFp8;
+  const auto other = write("other", 20, 24);
+  EXPECT_THAT(error_of([&] {
+                copy_traces(std::vector{a, other}, folder_.path() / "mixed", {});
+              }),
+              HasSubstr("hidden_states dtype: \"bf16\" against \"fp8\""));
+}
+
+TEST_F(TraceCopyTest, RepairLosesADocumentWhoseHiddenStatesAreDamaged) {
+  provenance_ = with_hidden_states(provenance_);
+  const auto source = write("damaged", 0, 6);
+  const fs::path shard = source / "shard-00000.h5";
+  std::string contents = core::read_file(shard);
+  const auto reader = TraceReader::open(source);
+  const auto states = reader.hidden_states(2);
+  contents[contents.find(std::string_view(reinterpret_cast<const char*>(states.data()), states.size())) + 9] ^= 1;
+  std::ofstream(shard, std::ios::binary | std::ios::trunc) << contents;
+  EXPECT_THAT(error_of([&] { verify_traces(TraceReader::open(source)); }), HasSubstr("shard-00000.h5, document 2"));
+  EXPECT_THAT(error_of([&] { copy_traces(std::vector{source}, folder_.path() / "copy", {}); }),
+              HasSubstr("document 2"));
+  const auto summary = repair_traces(source, folder_.path() / "repaired");
+  EXPECT_EQ(summary.copied, 5U);
+  ASSERT_EQ(summary.damage.size(), 1U);
+  EXPECT_THAT(summary.damage[0], HasSubstr("its hidden states' checksum does not match"));
+  EXPECT_EQ(TraceReader::open(folder_.path() / "repaired").size(), 5U);
+}
+
+TEST_F(TraceCopyTest, ExportsAndMeasuresHiddenStates) {
+  for (const auto type : {HiddenType::kBf16, HiddenType::kFp8}) {
+    provenance_ = with_hidden_states(sample_provenance(), type, 200);
+    const auto set = write(std::string(to_string(type)), 0, 6, 4);
+    const auto reader = TraceReader::open(set);
+    export_safetensors(reader, folder_.path() / "set.safetensors");
+    const auto file = open_safetensors(folder_.path() / "set.safetensors");
+    at::Tensor states = file->load("hidden_states").to(at::kFloat);
+    const auto positions = static_cast<int64_t>(reader.completion_tokens());
+    ASSERT_THAT(states.sizes(), testing::ElementsAre(positions, 3, 200));
+    if (type == HiddenType::kFp8) {
+      const at::Tensor scales = file->load("hidden_scales");
+      ASSERT_THAT(scales.sizes(), testing::ElementsAre(positions, 3, 2));
+      states = states * scales.repeat_interleave(128, 2).narrow(2, 0, 200);
+    }
+    const HiddenStatesSpec& spec = *provenance_.hidden_states;
+    std::vector<float> expected(200);
+    int64_t position = 0;
+    for (size_t i = 0; i < reader.size(); ++i) {
+      auto stored = reader.hidden_states(i);
+      for (; !stored.empty(); stored = stored.subspan(spec.position_bytes()), ++position) {
+        for (size_t layer = 0; layer < 3; ++layer) {
+          spec.decode(stored.first(spec.position_bytes()), layer, expected);
+          ASSERT_TRUE(states[position][static_cast<int64_t>(layer)].equal(at::tensor(expected)));
+        }
+      }
+    }
+    EXPECT_EQ(position, positions);
+    EXPECT_EQ(measure_traces(reader)["bytes_per_token"]["hidden"].get<double>(),
+              static_cast<double>(spec.position_bytes()));
+    verify_traces(reader);
+  }
 }
 
 TEST_F(TraceCopyTest, CopiesOnlyWhatIsWanted) {

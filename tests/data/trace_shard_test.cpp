@@ -37,6 +37,11 @@ void expect_equal(const Trace& actual, const Trace& expected) {
   EXPECT_EQ(actual.targets.uncovered, expected.targets.uncovered);
 }
 
+std::vector<std::byte> hidden_states_of(const TraceShard& shard, size_t index) {
+  const auto states = shard.hidden_states(index);
+  return {states.begin(), states.end()};
+}
+
 class TraceShardTest : public testing::Test {
  protected:
   std::filesystem::path write(const std::vector<Trace>& traces, const TraceProvenance& provenance,
@@ -49,7 +54,25 @@ class TraceShardTest : public testing::Test {
   // Opening the file and reading all of it.
   static void read_all(const std::filesystem::path& path) {
     const auto shard = TraceShard::open(path);
-    for (size_t i = 0; i < shard->size(); ++i) shard->trace(i);
+    for (size_t i = 0; i < shard->size(); ++i) {
+      shard->trace(i);
+      shard->hidden_states(i);
+    }
+  }
+  // That no bit of the shard can change without an error that names it.
+  static void expect_every_flip_is_found(const std::filesystem::path& path) {
+    const std::string contents = core::read_file(path);
+    const core::FileDescriptor file(::open(path.c_str(), O_WRONLY));
+    for (size_t byte = 0; byte < contents.size(); ++byte) {
+      for (int bit = 0; bit < 8; ++bit) {
+        const auto flipped = static_cast<char>(contents[byte] ^ (1 << bit));
+        ASSERT_EQ(::pwrite(file.get(), &flipped, 1, static_cast<off_t>(byte)), 1);
+        EXPECT_THAT(error_of([&] { read_all(path); }), HasSubstr("shard-00000.h5"))
+            << "byte " << byte << " bit " << bit;
+      }
+      ASSERT_EQ(::pwrite(file.get(), &contents[byte], 1, static_cast<off_t>(byte)), 1);
+    }
+    EXPECT_EQ(error_of([&] { read_all(path); }), "");
   }
   std::filesystem::path damaged(const std::string& contents) {
     const auto path = folder_.path() / "damaged.h5";
@@ -107,18 +130,64 @@ TEST_F(TraceShardTest, HoldsDocumentsWithoutACompletion) {
 
 TEST_F(TraceShardTest, DetectsEverySingleFlippedBit) {
   const auto provenance = sample_provenance("topk:2");
-  const auto path = write(sample_traces(3, provenance, 3), provenance);
-  const std::string contents = core::read_file(path);
-  const core::FileDescriptor file(::open(path.c_str(), O_WRONLY));
-  for (size_t byte = 0; byte < contents.size(); ++byte) {
-    for (int bit = 0; bit < 8; ++bit) {
-      const auto flipped = static_cast<char>(contents[byte] ^ (1 << bit));
-      ASSERT_EQ(::pwrite(file.get(), &flipped, 1, static_cast<off_t>(byte)), 1);
-      EXPECT_THAT(error_of([&] { read_all(path); }), HasSubstr("shard-00000.h5")) << "byte " << byte << " bit " << bit;
+  expect_every_flip_is_found(write(sample_traces(3, provenance, 3), provenance));
+}
+
+TEST_F(TraceShardTest, DetectsEverySingleFlippedBitOfHiddenStatesToo) {
+  const auto provenance = with_hidden_states(sample_provenance("topk:2"), HiddenType::kFp8);
+  expect_every_flip_is_found(write(sample_traces(3, provenance, 3), provenance));
+}
+
+TEST_F(TraceShardTest, GivesBackHiddenStatesAsTheyWereWritten) {
+  for (const auto type : {HiddenType::kBf16, HiddenType::kFp8}) {
+    const auto provenance = with_hidden_states(sample_provenance(), type, 131);
+    auto traces = sample_traces(9, provenance);
+    traces[4].document.tokens.resize(static_cast<size_t>(traces[4].document.prompt_length));
+    traces[4].targets.clear();
+    traces[4].hidden_states.clear();
+    const auto shard = TraceShard::open(write(traces, provenance, std::string(to_string(type))));
+    shard->verify_hdf5();
+    EXPECT_EQ(shard->provenance().hidden_states, provenance.hidden_states);
+    std::ranges::sort(traces, {}, [](const Trace& trace) { return trace.document.key; });
+    for (size_t i = 0; i < traces.size(); ++i) {
+      expect_equal(shard->trace(i), traces[i]);
+      EXPECT_TRUE(shard->trace(i).hidden_states.empty());
+      EXPECT_EQ(hidden_states_of(*shard, i), traces[i].hidden_states);
     }
-    ASSERT_EQ(::pwrite(file.get(), &contents[byte], 1, static_cast<off_t>(byte)), 1);
   }
-  EXPECT_EQ(error_of([&] { read_all(path); }), "");
+}
+
+TEST_F(TraceShardTest, SaysThatItHoldsHiddenStatesOnlyWhereItDoes) {
+  const auto provenance = sample_provenance();
+  const std::string without = core::read_file(write(sample_traces(3, provenance), provenance, "without"));
+  EXPECT_EQ(without[trace_format::kVersionAt], 1);
+  const size_t end = trace_format::kRegionsAt + 16 * trace_format::kHiddenOffsets;
+  EXPECT_EQ(without.substr(end, trace_format::kUserBlockBytes - end),
+            std::string(trace_format::kUserBlockBytes - end, '\0'));
+  EXPECT_EQ(without.find("hidden"), std::string::npos);
+  EXPECT_TRUE(TraceShard::open(folder_.path() / "without/shard-00000.h5")->hidden_states(0).empty());
+  const auto more = with_hidden_states(provenance);
+  EXPECT_EQ(core::read_file(write(sample_traces(3, more), more, "with"))[trace_format::kVersionAt], 2);
+}
+
+TEST_F(TraceShardTest, ReadsADocumentWhoseHiddenStatesAreDamagedAndNamesItWhenTheseAreRead) {
+  const auto provenance = with_hidden_states(sample_provenance());
+  const auto path = write(sample_traces(8, provenance), provenance);
+  const std::string contents = core::read_file(path);
+  const auto shard = TraceShard::open(path);
+  for (size_t i = 0; i < shard->size(); ++i) {
+    const auto states = hidden_states_of(*shard, i);
+    std::string copy = contents;
+    copy[contents.find(std::string_view(reinterpret_cast<const char*>(states.data()), states.size()))] ^= 4;
+    const auto reopened = TraceShard::open(damaged(copy));
+    for (size_t j = 0; j < reopened->size(); ++j) {
+      expect_equal(reopened->trace(j), shard->trace(j));
+      const std::string error = error_of([&] { reopened->hidden_states(j); });
+      EXPECT_THAT(error,
+                  j == i ? HasSubstr("damaged.h5, document " + std::to_string(i) + " (prompt '") : HasSubstr(""));
+      EXPECT_EQ(error.empty(), j != i);
+    }
+  }
 }
 
 TEST_F(TraceShardTest, NamesTheDocumentWhoseDataOrRowIsDamaged) {
@@ -177,7 +246,7 @@ TEST_F(TraceShardTest, RefusesOtherFilesAndVersions) {
   std::memcpy(contents.data() + trace_format::kBlockCrcAt, &crc, sizeof crc);
   const auto newer = damaged(contents);
   EXPECT_THAT(error_of([&] { TraceShard::open(newer); }),
-              HasSubstr("format version 9; this version of distill reads 1"));
+              HasSubstr("format version 9; this version of distill reads 1 and 2"));
 }
 
 }  // namespace

@@ -72,7 +72,16 @@ TEST_F(TraceWriterTest, SealsAFullShardAndBeginsAnother) {
   EXPECT_THAT(error_of([&] { writer.append(traces[0]); }), HasSubstr("the writer is finished"));
 }
 
-TEST_F(TraceWriterTest, GoesOnWhereAnEarlierRunStopped) {
+// Whether the traces have hidden states.
+class InterruptedTraceWriter : public TraceWriterTest, public testing::WithParamInterface<bool> {
+ protected:
+  InterruptedTraceWriter() {
+    if (GetParam()) provenance_ = with_hidden_states(provenance_);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(HiddenStates, InterruptedTraceWriter, testing::Bool());
+
+TEST_P(InterruptedTraceWriter, GoesOnWhereAnEarlierRunStopped) {
   const auto traces = sample_traces(10, provenance_);
   const TraceWriterOptions options{.documents_per_shard = 4};
   const auto complete_set = expected(traces, options);
@@ -93,7 +102,7 @@ TEST_F(TraceWriterTest, GoesOnWhereAnEarlierRunStopped) {
 }
 
 // The process is killed without warning after a random time; what it had reported must be there.
-TEST_F(TraceWriterTest, KeepsFinishedDocumentsAfterKill) {
+TEST_P(InterruptedTraceWriter, KeepsFinishedDocumentsAfterKill) {
   const auto traces = sample_traces(60, provenance_);
   const TraceWriterOptions options{.documents_per_shard = 7, .documents_per_sync = 5};
   const auto complete_set = expected(traces, options);
@@ -134,7 +143,7 @@ TEST_F(TraceWriterTest, KeepsFinishedDocumentsAfterKill) {
 }
 
 // What a power cut may leave of the last record: any part of it.
-TEST_F(TraceWriterTest, ResumesFromAJournalCutAtEveryByteOfItsLastRecord) {
+TEST_P(InterruptedTraceWriter, ResumesFromAJournalCutAtEveryByteOfItsLastRecord) {
   const auto traces = sample_traces(4, provenance_);
   const auto complete_set = expected(traces, {});
   const fs::path journal = directory() / "shard-00000.journal";
@@ -156,7 +165,7 @@ TEST_F(TraceWriterTest, ResumesFromAJournalCutAtEveryByteOfItsLastRecord) {
   EXPECT_TRUE(shards(directory()) == complete_set);
 }
 
-TEST_F(TraceWriterTest, LeavesOutOnlyTheRecordThatIsDamaged) {
+TEST_P(InterruptedTraceWriter, LeavesOutOnlyTheRecordThatIsDamaged) {
   const auto traces = sample_traces(3, provenance_);
   const auto complete_set = expected(traces, {});
   const fs::path journal = directory() / "shard-00000.journal";
@@ -235,6 +244,7 @@ TEST_F(TraceWriterTest, RefusesToMixTracesOfDifferentProvenance) {
   EXPECT_THAT(
       error_of([&] { TraceWriter(directory(), other); }),
       testing::AllOf(HasSubstr("shard-00000.h5"), HasSubstr("fingerprints tokenizer"), HasSubstr("choose another")));
+  EXPECT_THAT(error_of([&] { TraceWriter(directory(), with_hidden_states(provenance_)); }), HasSubstr("hidden_states"));
   other = provenance_;
   other.command = "another command line";
   other.version = "0.2.0";
@@ -257,6 +267,7 @@ TEST_F(TraceWriterTest, RefusesTracesThatNoShardCanHold) {
   EXPECT_THAT(error_with([](Trace& t) { t.document.tokens.push_back(1); }), HasSubstr("targets for"));
   EXPECT_THAT(error_with([](Trace& t) { t.targets.ids[1] = t.targets.ids[0]; }), HasSubstr("appears twice"));
   EXPECT_THAT(error_with([](Trace& t) { t.targets.weights[0] = NAN; }), HasSubstr("sum to"));
+  EXPECT_THAT(error_with([](Trace& t) { t.hidden_states.resize(1); }), HasSubstr("1 bytes of hidden states"));
   writer.append(good);
   EXPECT_THAT(error_of([&] { writer.append(good); }), HasSubstr("already there"));
 }

@@ -1,5 +1,6 @@
 // Writes random traces for the parity scripts:
-//   write_sample_traces DIRECTORY TARGETS VOCAB DOCUMENTS DOCUMENTS_PER_SHARD plain|sets
+//   write_sample_traces DIRECTORY TARGETS VOCAB DOCUMENTS DOCUMENTS_PER_SHARD plain|sets [bf16|fp8]
+// with hidden states of that type if one is named.
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -9,9 +10,10 @@
 
 int main(int argc, char** argv) {
   using namespace distill::data;
-  if (argc != 7) return 2;
+  if (argc != 7 && argc != 8) return 2;
   try {
-    const TraceProvenance provenance = sample_provenance(argv[2], std::stoll(argv[3]));
+    TraceProvenance provenance = sample_provenance(argv[2], std::stoll(argv[3]));
+    if (argc == 8) provenance = with_hidden_states(provenance, parse_hidden_type(argv[7]), /*width=*/150);
     TraceWriter writer(argv[1], provenance,
                        {.documents_per_shard = std::stoull(argv[5]), .entropy_coded = argv[6] == std::string("sets")});
     for (const Trace& trace : sample_traces(std::stoull(argv[4]), provenance, 40)) writer.append(trace);

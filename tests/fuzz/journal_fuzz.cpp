@@ -1,6 +1,6 @@
 // Fuzzes the replay of a journal. The input is cut into pieces by its own bytes: a byte that says what follows (whether
 // it is put into a frame with right checksums, or lies there as it is), two bytes for how much, and that much. A sound
-// frame with the provenance may come first.
+// frame with the provenance may come first, of traces with hidden states or without.
 #include <fcntl.h>
 
 #include <memory>
@@ -50,7 +50,9 @@ std::vector<std::byte> journal_of(std::span<const std::byte> input, const TraceP
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const TraceProvenance provenance = sample_provenance("threshold:4", 40);
+  static const TraceProvenance without = sample_provenance("threshold:4", 40);
+  static const TraceProvenance with = with_hidden_states(without);
+  const TraceProvenance& provenance = size > 0 && (data[0] & 64) != 0 ? with : without;
   static const auto codec = TargetCodec::lossless(provenance);
   static const std::string path = "/dev/shm/distill-journal-fuzz-" + std::to_string(::getpid());
   static const bool quiet = (distill::core::log::initialise("off"), true);
@@ -69,8 +71,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         keys.push_back(entry.key);
         const TraceRecord record = decode_record(TraceJournal::record(*mapped, entry), provenance.vocab_size);
         try {
-          const SparseTargets targets = decode_journal_payload(*codec, record.document, record.payload);
-          if (targets.positions() != static_cast<size_t>(record.document.completion_length())) __builtin_trap();
+          const auto payload = decode_journal_payload(*codec, provenance, record.document, record.payload);
+          const auto positions = static_cast<size_t>(record.document.completion_length());
+          if (payload.targets.positions() != positions) __builtin_trap();
+          if (payload.hidden_states.size() != provenance.hidden_bytes(record.document.completion_length())) {
+            __builtin_trap();
+          }
         } catch (const distill::core::Error&) {
         }
       }

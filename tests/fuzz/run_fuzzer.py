@@ -68,12 +68,12 @@ def trace_seeds():
     yield bytes([255]) + bytes([0, 0, 1, 0]) + bytes(range(256)) * 4
 
 
-def provenance(targets):
+def provenance(targets, **more):
     return json.dumps({"teacher": "teacher.gguf",
                        "fingerprints": {"weights": "1" * 64, "config": "2" * 64, "tokenizer": "3" * 64, "chat_template": "4" * 64},
                        "vocab_size": 40,
                        "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_new_tokens": 256, "seed": 0},
-                       "targets": {"mode": targets, "temperature": 1.0}, "command": "distill generate", "version": "0.1.0"}).encode()
+                       "targets": {"mode": targets, "temperature": 1.0}, "command": "distill generate", "version": "0.1.0", **more}).encode()
 
 
 def plain_payload(positions):
@@ -93,26 +93,33 @@ def journal_seeds():
     yield piece(1, record(0)) + piece(4, b"damaged") + piece(1, record(2)) + piece(4, record(3)[:20])
     yield piece(1, measured)
     yield piece(129, provenance("threshold:4")) + piece(1, record(0))
+    with_states = record(0)[:52] + bytes(2 * 3 * 5 * 2) + record(0)[52:]  # three layers of five values
+    yield piece(65, with_states) + piece(65, with_states[:60])
 
 
 def shard_seeds():
     """Which checksums to make right, then a shard, which need not be HDF5 to be read."""
     tokens, prompts = [1, 2, 3, 4, 5, 6, 7, 8, 9], b"p0p1"
-    for flags, targets, codec, payload in [(7, "topk:2", "plain", plain_payload(2)), (7, "full", "full", bytes(2 * 40 * 2)),
-                                           (6, "topk:2", "plain", plain_payload(2))]:
+    spec = {"layers": [0, 2], "last_layer": 2, "width": 3}
+    for flags, targets, codec, payload, hidden in [(7, "topk:2", "plain", plain_payload(2), None), (7, "full", "full", bytes(2 * 40 * 2), None),
+                                                   (6, "topk:2", "plain", plain_payload(2), None),
+                                                   (7, "topk:2", "plain", plain_payload(2), (spec | {"dtype": "bf16"}, bytes(2 * 2 * 6))),
+                                                   (7, "topk:2", "plain", plain_payload(2), (spec | {"dtype": "fp8"}, bytes(range(2 * 2 * 7))))]:
         fidelity = {"positions": 1, "kl": 0.1, "tail_mass": 0.2, "ece": 0.0, "calibration": [[1, 0.5, 0.5]] * 10,
                     "gradient_angle_deg": 3.0, "gradient_norm_ratio": 1.0}
-        regions = [struct.pack("<9H", *tokens), payload * 2, provenance(targets),
+        regions = [struct.pack("<9H", *tokens), payload * 2, provenance(targets, **({"hidden_states": hidden[0]} if hidden else {})),
                    json.dumps({"name": codec, "version": 1}).encode(), b"", prompts, struct.pack("<3Q", 0, 2, 4),
                    struct.pack("<2I", 0, 0), struct.pack("<2I", 2, 3), struct.pack("<3Q", 0, 4, 9),
                    struct.pack("<3Q", 0, len(payload), 2 * len(payload)), bytes([0, 1]), bytes([1, 2]),
                    struct.pack("<2d", -1, -2), struct.pack("<2Q", 3, 4), bytes(8), json.dumps(fidelity).encode()]
+        if hidden:
+            regions += [struct.pack("<3Q", 0, len(hidden[1]), 2 * len(hidden[1])), bytes(8), hidden[1] * 2]
         at, places, data = 512, b"", b""
         for region in regions:
             places += struct.pack("<2Q", at if region else 0, len(region))
             data += region
             at += len(region)
-        yield bytes([flags]) + bytes(32) + places + bytes(480 - len(places)) + data
+        yield bytes([flags]) + bytes(8) + struct.pack("<I", 2 if hidden else 1) + bytes(20) + places + bytes(480 - len(places)) + data
 
 
 def main():

@@ -19,7 +19,8 @@ namespace format = trace_format;
 class Sealer {
  public:
   explicit Sealer(std::vector<std::byte>& file) : file_(file) {
-    for (size_t i = 0; i < format::kDatasets; ++i) {
+    const auto version = get<uint32_t>(format::kVersionAt);
+    for (size_t i = 0; i < format::datasets_of(version); ++i) {
       const auto offset = get<uint64_t>(format::kRegionsAt + 16 * i),
                  bytes = get<uint64_t>(format::kRegionsAt + 16 * i + 8);
       if (offset < format::kUserBlockBytes || offset > file.size() || bytes > file.size() - offset) continue;
@@ -42,12 +43,17 @@ class Sealer {
                                 .seed = column<uint64_t>(format::kSeed, i),
                                 .tokens = tokens,
                                 .payload = payload};
-      put(regions_[format::kCrc32c].offset + 4 * i, record_crc(pieces, 2));
+      const uint32_t crc = record_crc(pieces, 2);
+      put(regions_[format::kCrc32c].offset + 4 * i, crc);
+      if (4 * i + 4 > regions_[format::kHiddenCrc32c].bytes) continue;
+      put(regions_[format::kHiddenCrc32c].offset + 4 * i,
+          distill::core::crc32c(rows(format::kHidden, format::kHiddenOffsets, i, 1), crc));
     }
   }
 
   void structure() {
-    std::array bulk{regions_[format::kTokens], regions_[format::kPayload]};
+    std::array<Region, format::kBulk.size()> bulk;
+    std::ranges::transform(format::kBulk, bulk.begin(), [&](format::Dataset dataset) { return regions_[dataset]; });
     std::ranges::sort(bulk, {}, &Region::offset);
     uint32_t crc = 0;
     size_t at = format::kUserBlockBytes;
@@ -61,7 +67,7 @@ class Sealer {
 
   void user_block() {
     std::memcpy(file_.data(), format::kMagic.data(), format::kMagic.size());
-    put(format::kVersionAt, format::kVersion);
+    if (get<uint32_t>(format::kVersionAt) != format::kHiddenStatesVersion) put(format::kVersionAt, format::kVersion);
     put(format::kFileSizeAt, static_cast<uint64_t>(file_.size()));
     put(format::kBlockCrcAt, uint32_t{0});
     put(format::kBlockCrcAt, distill::core::crc32c(std::span(file_).first(format::kUserBlockBytes)));
@@ -96,6 +102,15 @@ class Sealer {
   std::array<Region, format::kDatasets> regions_{};
 };
 
+void read_hidden_states(const TraceShard& shard, size_t index) {
+  const auto stored = shard.hidden_states(index);
+  if (stored.size() != shard.provenance().hidden_bytes(shard.completion_length(index))) __builtin_trap();
+  if (stored.empty()) return;
+  const HiddenStatesSpec& spec = *shard.provenance().hidden_states;
+  std::vector<float> values(static_cast<size_t>(spec.width));
+  for (size_t i = 0; i < spec.layers.size(); ++i) spec.decode(stored.first(spec.position_bytes()), i, values);
+}
+
 // Everything a reader may do with a shard.
 void read(const TraceShard& shard, bool damaged) {
   for (size_t i = 0; i < shard.size(); ++i) {
@@ -103,6 +118,7 @@ void read(const TraceShard& shard, bool damaged) {
       const Trace trace = shard.trace(i);
       if (trace.targets.positions() != static_cast<size_t>(trace.document.completion_length())) __builtin_trap();
       if (!damaged && shard.key(i) != trace.document.key) __builtin_trap();
+      read_hidden_states(shard, i);
     } catch (const distill::core::Error&) {
     }
   }

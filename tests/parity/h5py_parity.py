@@ -11,10 +11,11 @@ import subprocess
 import sys
 
 import numpy as np
+from safetensors import safe_open
 
 from trace_format import Shard
 
-# Name, targets, vocabulary, documents, whether entropy-coded.
+# Name, targets, vocabulary, documents, whether entropy-coded, and as what hidden states are stored.
 SETS = [
     ("plain", "topk:8", 300, 40, "plain"),
     ("wide", "topk:5", 70000, 8, "plain"),
@@ -24,6 +25,8 @@ SETS = [
     ("hybrid", "hybrid:4+6", 300, 20, "sets"),
     ("threshold", "threshold:16", 70000, 8, "sets"),
     ("cutoff", "threshold:0.05", 300, 20, "sets"),
+    ("bf16", "threshold:0.05", 300, 20, "sets", "bf16"),
+    ("fp8", "full", 200, 20, "sets", "fp8"),
 ]
 
 
@@ -42,12 +45,23 @@ def compare(ours, theirs, exact):
     return worst
 
 
+def compare_hidden_states(shards, folder, distill):
+    """That they are those of the safetensors export."""
+    subprocess.run([distill, "shards", "export", folder, "--out", "exported.safetensors"], check=True)
+    with safe_open("exported.safetensors", "pt") as exported:
+        values = exported.get_tensor("hidden_states").float()
+        if "hidden_scales" in exported.keys():
+            values *= exported.get_tensor("hidden_scales").repeat_interleave(128, 2)[..., : values.shape[2]]
+    ours = np.concatenate([shard.hidden_states(i) for shard in shards for i in range(shard.size)])
+    assert ours.shape == tuple(values.shape) and (ours == values.numpy()).all(), "hidden states"
+
+
 def main():
     writer, distill = sys.argv[1], os.environ["DISTILL"]
-    for name, mode, vocab, documents, codec in SETS:
+    for name, mode, vocab, documents, codec, *hidden in SETS:
         folder = pathlib.Path(name)
         shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([writer, folder, mode, str(vocab), str(documents), str(documents // 2), codec], check=True)
+        subprocess.run([writer, folder, mode, str(vocab), str(documents), str(documents // 2), codec, *hidden], check=True)
         subprocess.run([distill, "shards", "verify", folder], check=True)
         subprocess.run([distill, "shards", "export", folder, "--out", f"{name}.jsonl"], check=True)
         ours = [json.loads(line) for line in open(f"{name}.jsonl")]
@@ -67,6 +81,9 @@ def main():
         parts = statistics["bytes_per_token"]
         assert abs(parts["total"] - size / tokens) < 1e-9 * size, parts
         assert abs(sum(parts.values()) - 2 * parts["total"]) < 1e-6, parts
+        assert parts["hidden"] == sum(len(shard.hidden) for shard in shards) / tokens and (parts["hidden"] > 0) == bool(hidden)
+        if hidden:
+            compare_hidden_states(shards, folder, distill)
         shutil.copy(shards[0].path, folder / "twice.h5")
         twice = subprocess.run([distill, "shards", "verify", folder], capture_output=True, text=True)
         assert twice.returncode == 1 and "is in both" in twice.stderr, twice

@@ -131,13 +131,15 @@ class Shard:
     def __init__(self, path):
         self.path = path
         with h5py.File(path, "r") as file:
-            assert file.attrs["format"] == b"distill-trace-shard" and file.attrs["format_version"] == 1, dict(file.attrs)
+            self.version = int(file.attrs["format_version"])
+            assert file.attrs["format"] == b"distill-trace-shard" and self.version in (1, 2), dict(file.attrs)
             self.provenance = json.loads(file["provenance"][:].tobytes())
             self.codec = json.loads(file["codec"][:].tobytes())
             self.model = file["model"][:].tobytes()
             self.tokens = file["tokens"][:]
             self.payload = file["payload"][:].tobytes()
             fidelity = file["fidelity"][:].tobytes()
+            self.hidden = file["hidden"][:].tobytes() if self.version == 2 else b""
             self.table = {name: column[:] for name, column in file["documents"].items()}
         self.size = len(self.table["sample"])
         self.fidelity = json.loads(fidelity) if fidelity else None
@@ -151,16 +153,20 @@ class Shard:
         block = raw[:512]
         assert block[:8] == b"DSTLSHRD"
         version, block_crc = np.frombuffer(block, "<u4", 2, 8)
-        assert version == 1
+        assert version == self.version
         assert crc32c(block[:12] + bytes(4) + block[16:]) == block_crc
         assert int(np.frombuffer(block, "<u8", 1, 16)[0]) == len(raw)
-        places = np.frombuffer(block, "<u8", 34, 32).reshape(17, 2)
-        (at, size), (payload_at, payload_size) = places[0].tolist(), places[1].tolist()
-        assert raw[at : at + size] == self.tokens.tobytes()
-        assert raw[payload_at : payload_at + payload_size] == self.payload
-        assert at + size <= payload_at  # as this writer lays files out
-        rest = raw[512:at] + raw[at + size : payload_at] + raw[payload_at + payload_size :]
-        assert crc32c(rest) == int(np.frombuffer(block, "<u4", 1, 24)[0])
+        datasets = 17 if version == 1 else 20
+        places = np.frombuffer(block, "<u8", 2 * datasets, 32).reshape(datasets, 2).tolist()
+        assert not any(block[32 + 16 * datasets :])
+        rest, end = b"", 512
+        bulk = {0: self.tokens.tobytes(), 1: self.payload} | ({19: self.hidden} if version == 2 else {})
+        for number in sorted(bulk, key=lambda number: places[number]):
+            at, size = places[number]
+            assert raw[at : at + size] == bulk[number]
+            if size:
+                rest, end = rest + raw[end:at], at + size
+        assert crc32c(rest + raw[end:]) == int(np.frombuffer(block, "<u4", 1, 24)[0])
 
     def document(self, index):
         table = self.table
@@ -187,6 +193,22 @@ class Shard:
             "seed": int(table["seed"][index]),
             "targets": self.targets(payload, tokens, prompt_length),
         }
+
+    def hidden_states(self, index):
+        """f32 [positions, layers, width]."""
+        spec, table = self.provenance["hidden_states"], self.table
+        stored = self.hidden[int(table["hidden_offsets"][index]) : int(table["hidden_offsets"][index + 1])]
+        assert crc32c(stored, int(table["crc32c"][index])) == int(table["hidden_crc32c"][index]), f"document {index}: hidden states"
+        width, fp8 = spec["width"], spec["dtype"] == "fp8"
+        scales = math.ceil(width / 128) if fp8 else 0
+        states = np.frombuffer(stored, "u1").reshape(-1, len(spec["layers"]), 4 * scales + width * (1 if fp8 else 2))
+        values = np.ascontiguousarray(states[..., 4 * scales :])
+        if not fp8:
+            return (values.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        exponent, mantissa = (values >> 3 & 15).astype(int), (values & 7).astype(int)
+        magnitude = np.ldexp(mantissa + 8 * (exponent > 0), np.maximum(exponent, 1) - 10)
+        codes = np.where(values & 128, -magnitude, magnitude).astype(np.float32)
+        return codes * np.repeat(np.ascontiguousarray(states[..., : 4 * scales]).view("<f4"), 128, axis=2)[..., :width]
 
     def targets(self, payload, tokens, prompt_length):
         decode = {("plain", 1): self._plain, ("full", 1): self._full, ("sets", 1): self._sets}[self.codec["name"], self.codec["version"]]

@@ -41,6 +41,21 @@ struct ModelShape {
 
 class Drafter;
 
+// What a forward hands out on its way. Layers are numbered as transformers numbers `hidden_states`: 0 is the embedding,
+// i what layer i gives, and the last one, shape().num_layers, what forward() returns.
+struct LayerTap {
+  std::vector<int64_t> layers;
+  std::vector<at::Tensor> states{};  // [tokens, hidden] of each, filled in by the forward
+
+  // For models: keeps `hidden` where this layer is wanted.
+  void offer(int64_t layer, const at::Tensor& hidden) {
+    states.resize(layers.size());
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (layers[i] == layer) states[i] = hidden;
+    }
+  }
+};
+
 class CausalLM {
  public:
   virtual ~CausalLM() = default;
@@ -52,6 +67,10 @@ class CausalLM {
   // sequence attends to its whole context.
   virtual at::Tensor forward(const PackedBatch& batch) = 0;
   virtual at::Tensor forward(const PackedBatch& batch, KvCache& cache, const CacheSlots& slots) = 0;
+
+  // The same, which fills `tap` too; a cache comes with slots. Throws Error if the model does not show a layer: all do
+  // show the last one.
+  virtual at::Tensor forward_tapped(const PackedBatch& batch, KvCache* cache, const CacheSlots* slots, LayerTap& tap);
 
   // Logits [tokens, vocab] fp32 of hidden states [tokens, hidden].
   virtual at::Tensor logits(const at::Tensor& hidden) = 0;

@@ -94,10 +94,11 @@ class GenerationEngine::Run {
   StepBatch assemble(const StepPlan& plan, size_t shift) const;
   void append_drafts(const StepPlan& plan);
   std::vector<Drawing> take_drafts_back(const StepPlan& plan);
-  std::vector<bool> draw_and_check(const std::vector<Drawing>& drawings, const at::Tensor& logits, size_t items);
+  std::vector<bool> draw_and_check(const std::vector<Drawing>& drawings, const at::Tensor& logits,
+                                   const at::Tensor& states, size_t items);
   void guess(const StepPlan& plan, const std::vector<bool>& alive, at::Tensor hidden);
   std::vector<Draw> draw(const at::Tensor& logits, const std::vector<Answer*>& answers);
-  void show_logits(const at::Tensor& logits, const std::vector<Answer*>& answers) const;
+  void show_logits(const at::Tensor& logits, const at::Tensor& states, const std::vector<Answer*>& answers) const;
   bool append(ScheduledSequence& sequence, Answer& answer, const Draw& draw);
   void show(Answer& answer, std::string_view text);
   void finish(ScheduledSequence& sequence, Answer& answer, data::FinishReason reason);
@@ -226,7 +227,10 @@ void GenerationEngine::Run::step() {
   for (const BlockCopy& copy : plan.copies) engine_.cache_->copy_block(copy.from, copy.to);
   append_drafts(plan);
   const StepBatch batch = assemble(plan, 0);
-  const at::Tensor hidden = engine_.model_.forward(batch.tokens, *engine_.cache_, batch.slots);
+  LayerTap tap{.layers = hooks_.hidden_layers};
+  const at::Tensor hidden = tap.layers.empty()
+                                ? engine_.model_.forward(batch.tokens, *engine_.cache_, batch.slots)
+                                : engine_.model_.forward_tapped(batch.tokens, engine_.cache_.get(), &batch.slots, tap);
   scheduler_.commit(plan);
   const std::vector<Drawing> drawings = take_drafts_back(plan);
   EngineStatistics& statistics = engine_.statistics_;
@@ -238,8 +242,10 @@ void GenerationEngine::Run::step() {
   std::vector<bool> alive(plan.items.size(), true);
   if (!drawings.empty()) {
     const bool all = batch.last_rows.size(0) == hidden.size(0);
-    const at::Tensor drawing = all ? hidden : hidden.index_select(0, batch.last_rows);
-    alive = draw_and_check(drawings, engine_.model_.logits(drawing).contiguous(), plan.items.size());
+    const auto drawing = [&](const at::Tensor& rows) { return all ? rows : rows.index_select(0, batch.last_rows); };
+    for (at::Tensor& states : tap.states) states = drawing(states);
+    const at::Tensor states = tap.states.empty() ? at::Tensor() : at::stack(tap.states, 1);
+    alive = draw_and_check(drawings, engine_.model_.logits(drawing(hidden)).contiguous(), states, plan.items.size());
   }
   if (engine_.drafter_ != nullptr) guess(plan, alive, hidden);
 }
@@ -294,7 +300,7 @@ std::vector<GenerationEngine::Run::Drawing> GenerationEngine::Run::take_drafts_b
 // Draws the token behind the last one of each sequence, then those behind drafts that turned out right, and so on.
 // Returns for each item of the plan whether its sequence goes on.
 std::vector<bool> GenerationEngine::Run::draw_and_check(const std::vector<Drawing>& drawings, const at::Tensor& logits,
-                                                        size_t items) {
+                                                        const at::Tensor& states, size_t items) {
   std::vector<bool> alive(items, true);
   std::vector<DraftCount>& counts = engine_.statistics_.drafts;
   std::vector<const Drawing*> going_on;
@@ -310,8 +316,9 @@ std::vector<bool> GenerationEngine::Run::draw_and_check(const std::vector<Drawin
       answers.push_back(drawing->answer);
     }
     const bool all = static_cast<int64_t>(rows.size()) == logits.size(0);
-    const at::Tensor chosen = all ? logits : logits.index_select(0, at::tensor(rows, at::kLong));
-    show_logits(chosen, answers);
+    const at::Tensor index = at::tensor(rows, at::kLong);
+    const at::Tensor chosen = all ? logits : logits.index_select(0, index);
+    show_logits(chosen, all || !states.defined() ? states : states.index_select(0, index), answers);
     std::vector<Draw> draws = draw(chosen, answers);
     std::vector<const Drawing*> right;
     for (size_t i = 0; i < going_on.size(); ++i) {
@@ -377,13 +384,15 @@ void GenerationEngine::Run::guess(const StepPlan& plan, const std::vector<bool>&
   }
 }
 
-void GenerationEngine::Run::show_logits(const at::Tensor& logits, const std::vector<Answer*>& answers) const {
+void GenerationEngine::Run::show_logits(const at::Tensor& logits, const at::Tensor& states,
+                                        const std::vector<Answer*>& answers) const {
   if (!hooks_.on_logits) return;
   std::vector<LogitsRow> owners;
   for (const Answer* answer : answers) {
     owners.push_back({.id = answer->request->id, .sample = answer->sample, .index = answer->drawn()});
   }
   hooks_.on_logits(logits, owners);
+  if (states.defined()) hooks_.on_hidden_states(states, owners);
 }
 
 // A token behind those of each answer, from its row of the logits.

@@ -41,6 +41,10 @@ struct LogitsRow {
 struct EngineHooks {
   // Before tokens are drawn: logits [rows, vocab] fp32, and whose they are. Each position of an answer is seen once.
   std::function<void(const at::Tensor& logits, std::span<const LogitsRow> rows)> on_logits{};
+  // With on_logits: hidden states [rows, hidden_layers, hidden] of these layers (nn::LayerTap), those of the last token
+  // before each row's, in the dtype the model computes in.
+  std::vector<int64_t> hidden_layers{};
+  std::function<void(const at::Tensor& states, std::span<const LogitsRow> rows)> on_hidden_states{};
   // New text of an answer, cut before its stop strings. Needs a tokenizer.
   std::function<void(std::string_view id, uint32_t sample, std::string_view text)> on_text{};
   // Asked before each step.

@@ -61,15 +61,23 @@ class DenseModel final : public nn::CausalLM {
   DenseModel(DenseConfig config, const nn::ModelOptions& options, const WeightSupply& supply);
 
   const nn::ModelShape& shape() const override { return shape_; }
-  at::Tensor forward(const nn::PackedBatch& batch) override;
-  at::Tensor forward(const nn::PackedBatch& batch, nn::KvCache& cache, const nn::CacheSlots& slots) override;
+  at::Tensor forward(const nn::PackedBatch& batch) override { return compute(batch, nullptr, nullptr, nullptr); }
+  at::Tensor forward(const nn::PackedBatch& batch, nn::KvCache& cache, const nn::CacheSlots& slots) override {
+    return compute(batch, &cache, &slots, nullptr);
+  }
+  at::Tensor forward_tapped(const nn::PackedBatch& batch, nn::KvCache* cache, const nn::CacheSlots* slots,
+                            nn::LayerTap& tap) override {
+    return compute(batch, cache, slots, &tap);
+  }
   at::Tensor logits(const at::Tensor& hidden) override { return head().forward_fp32(hidden); }
   at::Tensor head_weight() override { return head().weight(); }
   std::unique_ptr<nn::KvCache> make_cache(int64_t blocks, int64_t block_size) const override;
   std::vector<std::pair<std::string, at::Tensor>> parameters() override { return parameters_; }
 
  private:
-  at::Tensor run(Step step) const;
+  at::Tensor compute(const nn::PackedBatch& batch, nn::KvCache* cache, const nn::CacheSlots* slots,
+                     nn::LayerTap* tap) const;
+  at::Tensor run(Step step, nn::LayerTap* tap) const;
   at::Tensor attention(const at::Tensor& x, int64_t index, const Step& step) const;
   at::Tensor mlp(const at::Tensor& x, const Layer& layer) const;
   void add_rotations(Step& step) const;
@@ -151,22 +159,18 @@ DenseModel::DenseModel(DenseConfig config, const nn::ModelOptions& options, cons
   TORCH_CHECK(next == table.end(), "DenseModel: ", table.end() - next, " weights were not used");
 }
 
-at::Tensor DenseModel::forward(const nn::PackedBatch& batch) {
+at::Tensor DenseModel::compute(const nn::PackedBatch& batch, nn::KvCache* cache, const nn::CacheSlots* slots,
+                               nn::LayerTap* tap) const {
   check_batch(batch);
-  if (options_.trainable) return run({.batch = batch});
+  if (cache == nullptr && options_.trainable) return run({.batch = batch}, tap);
   const at::AutoDispatchBelowADInplaceOrView without_autograd;
-  return run({.batch = batch});
-}
-
-at::Tensor DenseModel::forward(const nn::PackedBatch& batch, nn::KvCache& cache, const nn::CacheSlots& slots) {
-  check_batch(batch);
-  auto* const paged = dynamic_cast<nn::PagedKvCache*>(&cache);
+  if (cache == nullptr) return run({.batch = batch}, tap);
+  auto* const paged = dynamic_cast<nn::PagedKvCache*>(cache);
   TORCH_CHECK(paged != nullptr && paged->num_layers() == config_.num_layers,
               "DenseModel: the cache was made by another model");
-  TORCH_CHECK(slots.slots.sizes() == batch.tokens.sizes() && slots.slots.scalar_type() == at::kLong,
-              "DenseModel: slots must be int64 [", batch.tokens.size(0), "], are ", slots.slots.sizes());
-  const at::AutoDispatchBelowADInplaceOrView without_autograd;
-  return run({.batch = batch, .cache = paged, .slots = &slots});
+  TORCH_CHECK(slots->slots.sizes() == batch.tokens.sizes() && slots->slots.scalar_type() == at::kLong,
+              "DenseModel: slots must be int64 [", batch.tokens.size(0), "], are ", slots->slots.sizes());
+  return run({.batch = batch, .cache = paged, .slots = slots}, tap);
 }
 
 std::unique_ptr<nn::KvCache> DenseModel::make_cache(int64_t blocks, int64_t block_size) const {
@@ -199,16 +203,19 @@ void DenseModel::add_rotations(Step& step) const {
   step.sin.mul_(config_.rotary.attention_factor);
 }
 
-at::Tensor DenseModel::run(Step step) const {
+at::Tensor DenseModel::run(Step step, nn::LayerTap* tap) const {
   add_rotations(step);
   at::Tensor hidden = embedding_.rows(step.batch.tokens, /*tied=*/!untied_head_);  // [T, E]
   for (int64_t i = 0; i < config_.num_layers; ++i) {
+    if (tap != nullptr) tap->offer(i, hidden);
     const auto layer = [this, i, step](const at::Tensor& x) {
       return mlp(attention(x, i, step), layers_[static_cast<size_t>(i)]);
     };
     hidden = options_.recompute ? nn::recompute(layer, hidden) : layer(hidden);
   }
-  return kernels::rms_norm(hidden, final_norm_, config_.norm_eps);
+  hidden = kernels::rms_norm(hidden, final_norm_, config_.norm_eps);
+  if (tap != nullptr) tap->offer(config_.num_layers, hidden);
+  return hidden;
 }
 
 at::Tensor DenseModel::attention(const at::Tensor& x, int64_t index, const Step& step) const {

@@ -106,29 +106,38 @@ at::Tensor DeepseekModel::run_layer(const Layer& layer, const at::Tensor& x, con
 }
 
 at::Tensor DeepseekModel::run(const nn::PackedBatch& batch, nn::KvCache* cache, const nn::CacheSlots* slots,
-                              std::vector<kernels::Routing>* routings) const {
+                              const Extras& extras) const {
   check_batch(batch, cache, slots);
   const at::AutoDispatchBelowADInplaceOrView without_autograd;
   at::Tensor hidden = embed(embedding_, batch.tokens);  // [T, E]
   if (batch.tokens.numel() == 0) return hidden;
   const AttentionStep step = plan(batch, slots);
   for (size_t i = 0; i < layers_.size(); ++i) {
-    hidden = run_layer(layers_[i], hidden, step, entries_of(cache, static_cast<int64_t>(i)), routings);
+    const auto number = static_cast<int64_t>(i);
+    if (extras.tap != nullptr) extras.tap->offer(number, hidden);
+    hidden = run_layer(layers_[i], hidden, step, entries_of(cache, number), extras.routings);
   }
-  return kernels::rms_norm(hidden, final_norm_, config_.norm_eps);
+  hidden = kernels::rms_norm(hidden, final_norm_, config_.norm_eps);
+  if (extras.tap != nullptr) extras.tap->offer(config_.num_layers, hidden);
+  return hidden;
 }
 
 at::Tensor DeepseekModel::forward(const nn::PackedBatch& batch) {
-  return run(batch, nullptr, nullptr);
+  return run(batch, nullptr, nullptr, {});
 }
 
 at::Tensor DeepseekModel::forward(const nn::PackedBatch& batch, nn::KvCache& cache, const nn::CacheSlots& slots) {
-  return run(batch, &cache, &slots);
+  return run(batch, &cache, &slots, {});
+}
+
+at::Tensor DeepseekModel::forward_tapped(const nn::PackedBatch& batch, nn::KvCache* cache, const nn::CacheSlots* slots,
+                                         nn::LayerTap& tap) {
+  return run(batch, cache, slots, {.tap = &tap});
 }
 
 std::vector<kernels::Routing> DeepseekModel::routings(const nn::PackedBatch& batch) {
   std::vector<kernels::Routing> routings;
-  run(batch, nullptr, nullptr, &routings);
+  run(batch, nullptr, nullptr, {.routings = &routings});
   return routings;
 }
 

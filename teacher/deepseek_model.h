@@ -35,6 +35,8 @@ class DeepseekModel final : public nn::CausalLM, public nn::Drafter {
   const nn::ModelShape& shape() const override { return shape_; }
   at::Tensor forward(const nn::PackedBatch& batch) override;
   at::Tensor forward(const nn::PackedBatch& batch, nn::KvCache& cache, const nn::CacheSlots& slots) override;
+  at::Tensor forward_tapped(const nn::PackedBatch& batch, nn::KvCache* cache, const nn::CacheSlots* slots,
+                            nn::LayerTap& tap) override;
   at::Tensor logits(const at::Tensor& hidden) override;
   at::Tensor head_weight() override;
   // A LatentKvCache, with layers for the multi-token-prediction modules too.
@@ -82,8 +84,13 @@ class DeepseekModel final : public nn::CausalLM, public nn::Drafter {
   at::Tensor embed(const kernels::StoredWeight& embedding, const at::Tensor& tokens) const;
   at::Tensor run_layer(const Layer& layer, const at::Tensor& x, const AttentionStep& step, const at::Tensor& entries,
                        std::vector<kernels::Routing>* routings = nullptr) const;
+  // What a forward gives besides its result, where wanted.
+  struct Extras {
+    nn::LayerTap* tap = nullptr;
+    std::vector<kernels::Routing>* routings = nullptr;
+  };
   at::Tensor run(const nn::PackedBatch& batch, nn::KvCache* cache, const nn::CacheSlots* slots,
-                 std::vector<kernels::Routing>* routings = nullptr) const;
+                 const Extras& extras) const;
   const kernels::StoredWeight& head() const { return head_ ? *head_ : embedding_; }
 
   DeepseekConfig config_;

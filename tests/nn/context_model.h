@@ -76,6 +76,14 @@ class ContextModel : public CausalLM {
     return hidden_of(hashes);
   }
 
+  // Its embedding, layer 0, is the token's id.
+  at::Tensor forward_tapped(const PackedBatch& batch, KvCache* cache, const CacheSlots* slots, LayerTap& tap) override {
+    tap.offer(0, batch.tokens.to(at::kFloat).unsqueeze(1).expand({-1, shape_.hidden_size}));
+    const at::Tensor hidden = cache != nullptr ? forward(batch, *cache, *slots) : forward(batch);
+    tap.offer(shape_.num_layers, hidden);
+    return hidden;
+  }
+
   at::Tensor logits(const at::Tensor& hidden) override {
     at::Tensor result = at::empty({hidden.size(0), shape_.vocab_size}, at::kFloat);
     for (int64_t row = 0; row < hidden.size(0); ++row) {

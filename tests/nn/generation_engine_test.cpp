@@ -451,6 +451,70 @@ TEST(GenerationEngine, ShowsTheLogitsOfEachPositionOnceWithDrafts) {
   }
 }
 
+// That the hidden states shown for each token are those of the tokens before it.
+void expect_states_before_each_token(CausalLM& model, const std::vector<GenerationRequest>& requests,
+                                     const EngineOptions& options) {
+  std::map<Key, std::vector<at::Tensor>> seen;
+  EngineHooks hooks{.on_logits = [](const at::Tensor&, std::span<const LogitsRow>) {}, .hidden_layers = {1, 0}};
+  hooks.on_hidden_states = [&](const at::Tensor& states, std::span<const LogitsRow> rows) {
+    ASSERT_THAT(states.sizes(), testing::ElementsAre(static_cast<int64_t>(rows.size()), 2, 4));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      auto& of_answer = seen[{std::string(rows[i].id), rows[i].sample}];
+      ASSERT_EQ(rows[i].index, static_cast<int64_t>(of_answer.size()));
+      of_answer.push_back(states[static_cast<int64_t>(i)].clone());
+    }
+  };
+  const Answers answers = generate(model, requests, options, hooks);
+  ASSERT_EQ(seen.size(), answers.size());
+  for (const auto& [key, completion] : answers) {
+    std::vector<int32_t> tokens = completion.prompt;
+    tokens.insert(tokens.end(), completion.tokens.begin(), completion.tokens.end());
+    LayerTap tap{.layers = {1, 0}};
+    model.forward_tapped(PackedBatch::from_sequences({tokens}), nullptr, nullptr, tap);
+    ASSERT_EQ(seen.at(key).size(), completion.tokens.size());
+    const auto first = static_cast<int64_t>(completion.prompt.size()) - 1;
+    EXPECT_TRUE(at::stack(seen.at(key)).equal(at::stack(tap.states, 1).slice(0, first, -1))) << key.first;
+  }
+}
+
+TEST(GenerationEngine, ShowsTheHiddenStatesBeforeEachToken) {
+  ContextModel model;
+  for (const int64_t batch : {1, 3, 16}) {
+    for (const int64_t step_tokens : {3, 512}) {
+      expect_states_before_each_token(model, mixed_requests(),
+                                      {.max_sequences = batch, .max_step_tokens = step_tokens, .block_size = 4});
+    }
+  }
+  std::vector<GenerationRequest> many;
+  for (int i = 0; i < 6; ++i) many.push_back(request(fmt::format("p{}", i), 14, {.max_new_tokens = 40}, {0, 1, 2}));
+  expect_states_before_each_token(model, many, {.max_sequences = 6, .block_size = 4, .cache_tokens = 100});
+}
+
+TEST(GenerationEngine, ShowsTheHiddenStatesBeforeAcceptedTokensOnlyAndBeforeThoseThatABudgetSets) {
+  DraftingModel model;
+  std::vector<GenerationRequest> requests = mixed_requests();
+  for (auto& request : requests) {
+    request.options.thinking = ThinkingBudget{.markers = {.open = request.prompt.back(), .close = 8}, .tokens = 4};
+  }
+  for (const bool errs : {false, true}) {
+    model.errs = errs;
+    for (const int64_t drafts : {1, 4}) {
+      expect_states_before_each_token(model, requests, {.max_sequences = 5, .draft_tokens = drafts});
+      expect_states_before_each_token(
+          model, requests, {.max_sequences = 8, .block_size = 4, .cache_tokens = 160, .draft_tokens = drafts});
+    }
+  }
+}
+
+TEST(GenerationEngine, NamesALayerThatAModelDoesNotShow) {
+  ContextModel model;
+  LayerTap last{.layers = {1}}, inner{.layers = {0}};
+  const auto batch = PackedBatch::from_sequences({{1, 2}});
+  EXPECT_TRUE(model.CausalLM::forward_tapped(batch, nullptr, nullptr, last).equal(last.states.at(0)));
+  EXPECT_THAT([&] { model.CausalLM::forward_tapped(batch, nullptr, nullptr, inner); },
+              ThrowsMessage<core::Error>(HasSubstr("layer 0, only of its last")));
+}
+
 TEST(GenerationEngine, DraftsOneTokenByItselfAndOnlyWithADrafter) {
   DraftingModel drafting;
   EXPECT_EQ(GenerationEngine(drafting, nullptr).statistics().drafts.size(), 1u);

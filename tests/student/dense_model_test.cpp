@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "kernels/rms_norm/rms_norm.h"
 #include "student/dense_weights.h"
 #include "tests/kernels/compare.h"
 #include "tests/student/memory_weights.h"
@@ -149,6 +150,31 @@ TEST_P(DenseModel, RecomputesActivationsToTheSameGradients) {
   const auto kept = gradients(false);
   const auto recomputed = gradients(true);
   for (size_t i = 0; i < kept.size(); ++i) EXPECT_TRUE(kept[i].equal(recomputed[i])) << i;
+}
+
+TEST_P(DenseModel, HandsOutWhatEachLayerGivesNumberedAsInTransformers) {
+  const auto model = make(false), trained = make(true);
+  const auto batch = PackedBatch::from_sequences({sequence_of(25, 1), sequence_of(9, 2)});
+  nn::LayerTap tap{.layers = {3, 0, 1, 2}};
+  const at::Tensor hidden = model->forward_tapped(batch, nullptr, nullptr, tap);
+  ASSERT_EQ(tap.states.size(), 4U);
+  EXPECT_TRUE(hidden.equal(model->forward(batch)));
+  EXPECT_TRUE(hidden.equal(tap.states[0]));
+  const at::Tensor embedding = trained->parameters().front().second.detach();
+  EXPECT_TRUE(tap.states[1].equal(embedding.index_select(0, batch.tokens).to(GetParam().compute)));
+  // A model of fewer layers gives the state of its last one behind the norm, whose weights are one.
+  for (const int64_t layers : {1, 2}) {
+    json config = config_of(GetParam().model_type);
+    config["num_hidden_layers"] = layers;
+    const auto shorter = make_dense_model(config, {.compute = GetParam().compute}, 7);
+    const at::Tensor state = tap.states[static_cast<size_t>(layers) + 1];
+    const at::Tensor normed = kernels::rms_norm(state, at::ones({64}), parse_dense_config(config).norm_eps);
+    EXPECT_TRUE(normed.equal(shorter->forward(batch))) << layers;
+  }
+  nn::LayerTap traced{.layers = {1, 3}};
+  trained->forward_tapped(batch, nullptr, nullptr, traced);
+  EXPECT_LT(scaled_error(traced.states[0].detach(), tap.states[2]), tolerance());
+  EXPECT_TRUE(traced.states[0].requires_grad());
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DenseModel,

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "kernels/rms_norm/rms_norm.h"
 #include "teacher/latent_cache.h"
 #include "tests/teacher/tiny_deepseek.h"
 
@@ -63,6 +64,33 @@ TEST_F(DeepseekModelTest, AttendsAlikeAbsorbedAndNaiveInWholeAndInParts) {
       begin += count;
     }
     EXPECT_LT((at::cat(parts) - naive).abs().max().item<double>(), 1e-5 * naive.abs().max().item<double>());
+  }
+}
+
+TEST_F(DeepseekModelTest, HandsOutWhatEachLayerGivesNumberedAsInTransformers) {
+  const auto model = this->model(at::kFloat);
+  const auto batch = nn::PackedBatch::from_sequences({tokens_});
+  nn::LayerTap tap{.layers = {0, 1, 2, 3}}, cached{.layers = {0, 1, 2, 3}};
+  EXPECT_TRUE(model->forward_tapped(batch, nullptr, nullptr, tap).equal(tap.states[3]));
+  const auto cache = model->make_cache(3, kBlock);
+  const auto slots = slots_for({0}, {static_cast<int64_t>(tokens_.size())}, 3);
+  model->forward_tapped(batch, cache.get(), &slots, cached);
+  nlohmann::json json = tiny_config();
+  const auto tensors = random_tensors(parse_deepseek_config(json));
+  EXPECT_TRUE(tap.states[0].equal(tensors.at(std::string(kEmbeddingName)).index_select(0, batch.tokens)));
+  // A model of fewer layers gives the state of its last one behind the norm.
+  json["num_nextn_predict_layers"] = 0;
+  for (size_t layers = 1; layers <= 3; ++layers) {
+    json["num_hidden_layers"] = layers;
+    const DeepseekConfig config = parse_deepseek_config(json);
+    std::map<std::string, at::Tensor> fewer;
+    for (const DeepseekTensor& tensor : deepseek_tensors(config, 0)) fewer[tensor.name] = tensors.at(tensor.name);
+    DeepseekModel shorter(config, std::make_shared<MemoryWeights>(fewer), {.compute = at::kFloat});
+    const at::Tensor expected =
+        layers == 3 ? tap.states[3]
+                    : kernels::rms_norm(tap.states[layers], fewer.at(std::string(kFinalNormName)), config.norm_eps);
+    EXPECT_TRUE(shorter.forward(batch).equal(expected)) << layers;
+    EXPECT_TRUE(at::allclose(cached.states[layers], tap.states[layers], 1e-4, 1e-4)) << layers;
   }
 }
 

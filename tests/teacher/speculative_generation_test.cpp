@@ -53,14 +53,16 @@ class SpeculativeGeneration : public testing::Test {
   }
 
   static Answers answer(DeepseekModel& model, const std::vector<nn::GenerationRequest>& requests,
-                        const nn::EngineOptions& options, nn::EngineStatistics* statistics = nullptr) {
+                        const nn::EngineOptions& options, nn::EngineStatistics* statistics = nullptr,
+                        const nn::EngineHooks& hooks = {}) {
     nn::GenerationEngine engine(model, nullptr, options);
     Answers answers;
     size_t next = 0;
     engine.run([&]() { return next < requests.size() ? std::optional(requests[next++]) : std::nullopt; },
                [&](nn::Completion&& completion) {
                  answers[{completion.id, completion.sample}] = std::move(completion.tokens);
-               });
+               },
+               hooks);
     if (statistics != nullptr) *statistics = engine.statistics();
     return answers;
   }
@@ -98,6 +100,36 @@ TEST_F(SpeculativeGeneration, DrawsTheSameTokensAsPlainSamplingInAnyBatch) {
     EXPECT_GT(statistics.drafts[0].acceptance(), 0.05);
     EXPECT_LT(statistics.drafts[0].acceptance(), 1.0);
     EXPECT_GE(statistics.drafts[0].accepted, statistics.drafts[1].accepted);
+  }
+}
+
+TEST_F(SpeculativeGeneration, ShowsTheHiddenStatesOfAcceptedTokensAsTheModelRunDirectlyGivesThem) {
+  const auto model = this->model(at::kFloat);
+  const auto requests = this->requests({.max_new_tokens = 24, .seed = 5}, 2);
+  std::map<std::pair<std::string, uint32_t>, std::vector<at::Tensor>> seen;
+  nn::EngineHooks hooks{.on_logits = [](const at::Tensor&, std::span<const nn::LogitsRow>) {},
+                        .hidden_layers = {0, 2, 3}};
+  hooks.on_hidden_states = [&](const at::Tensor& states, std::span<const nn::LogitsRow> rows) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      seen[{std::string(rows[i].id), rows[i].sample}].push_back(states[static_cast<int64_t>(i)].clone());
+    }
+  };
+  nn::EngineStatistics statistics;
+  const Answers answers = answer(*model, requests, {.max_sequences = 4, .draft_tokens = 3}, &statistics, hooks);
+  EXPECT_LT(statistics.drafts[0].acceptance(), 1.0);
+  for (const auto& request : requests) {
+    for (const uint32_t sample : request.samples) {
+      std::vector<int32_t> tokens = request.prompt;
+      const auto& drawn = answers.at({request.id, sample});
+      tokens.insert(tokens.end(), drawn.begin(), drawn.end());
+      nn::LayerTap tap{.layers = {0, 2, 3}};
+      model->forward_tapped(nn::PackedBatch::from_sequences({tokens}), nullptr, nullptr, tap);
+      const at::Tensor expected =
+          at::stack(tap.states, 1).slice(0, static_cast<int64_t>(request.prompt.size()) - 1, -1);
+      const at::Tensor found = at::stack(seen.at({request.id, sample}));
+      ASSERT_EQ(found.sizes(), expected.sizes());
+      EXPECT_LT((found - expected).abs().max().item<double>(), 1e-4 * expected.abs().max().item<double>());
+    }
   }
 }
 

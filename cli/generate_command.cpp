@@ -30,6 +30,8 @@ struct Options {
   std::string targets = "threshold:0.04";
   double target_temperature = 1;
   std::vector<std::string> keep_tokens;
+  std::string hidden_layers;
+  std::string hidden_dtype = "bf16";
   data::TraceSampling sampling;
   CaptureOptions capture;
   size_t limit = 0;
@@ -151,6 +153,14 @@ CaptureSummary generate_locally(const Options& options, std::span<const data::Pr
   const auto chat_template = find_chat_template(teacher.files, prompts, options);
   data::TraceProvenance provenance = describe_teacher(teacher, chat_template.get());
   complete(provenance, *teacher.tokenizer, options);
+  if (!options.hidden_layers.empty()) {
+    const nn::ModelShape& shape = teacher.model->shape();
+    provenance.hidden_states =
+        data::HiddenStatesSpec{.layers = data::parse_layers(options.hidden_layers, shape.num_layers),
+                               .last_layer = shape.num_layers,
+                               .width = shape.hidden_size,
+                               .type = data::parse_hidden_type(options.hidden_dtype)};
+  }
   return capture_traces({.model = *teacher.model,
                          .tokenizer = teacher.tokenizer,
                          .chat_template = chat_template,
@@ -161,6 +171,9 @@ CaptureSummary generate_locally(const Options& options, std::span<const data::Pr
 CaptureSummary generate_remotely(const Options& options, std::span<const data::Prompt> prompts) {
   if (options.target_temperature != 1 || !options.keep_tokens.empty()) {
     core::fail_usage("--target-temperature and --keep-token: a remote teacher gives what it gives");
+  }
+  if (!options.hidden_layers.empty()) {
+    core::fail_usage("--hidden-states: a remote teacher gives tokens and probabilities, not its hidden states");
   }
   if (options.tokenizer.empty()) {
     core::fail_usage("--teacher {}: name the model's tokenizer with --tokenizer, a Hugging Face directory or GGUF file",
@@ -229,6 +242,14 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--keep-token", options->keep_tokens,
                       "Token that is always kept exactly, such as </think>; may be given several times");
+  CLI::Option* const hidden_states = command->add_option(
+      "--hidden-states", options->hidden_layers,
+      "Layers whose hidden states are kept too, such as 0,12,last: 0 is the embedding, last what the head sees");
+  command
+      ->add_option("--hidden-dtype", options->hidden_dtype, "How they are stored: bf16, or fp8 in about half the space")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
+      ->needs(hidden_states)
+      ->capture_default_str();
   command->add_option("--samples", options->capture.samples, "Answers per prompt")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->capture_default_str();

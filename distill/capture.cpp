@@ -3,13 +3,16 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <utility>
 
 #include "core/digest.h"
 #include "core/error.h"
+#include "core/progress.h"
 #include "data/target_capture.h"
+#include "data/trace_format.h"
 #include "distill/trace_collector.h"
 #include "nn/generation_engine.h"
 
@@ -35,13 +38,20 @@ class Capture {
  private:
   std::optional<nn::GenerationRequest> next_request();
   void keep_targets(const at::Tensor& logits, std::span<const nn::LogitsRow> rows);
+  void keep_hidden_states(const at::Tensor& states, std::span<const nn::LogitsRow> rows);
 
   const CaptureTeacher& teacher_;
   const data::TraceProvenance& provenance_;
   nn::GenerateOptions generate_options_;
   TraceCollector collector_;
   nn::GenerationEngine engine_;
-  std::map<data::TraceKey, data::SparseTargets> targets_;  // of unfinished answers
+  // What is kept of an unfinished answer.
+  struct Evidence {
+    data::SparseTargets targets;
+    std::vector<std::byte> hidden_states;
+  };
+  std::vector<Evidence*> evidence_of(std::span<const nn::LogitsRow> rows);
+  std::map<data::TraceKey, Evidence> evidence_;
 };
 
 // The next prompt with answers still to be made.
@@ -59,36 +69,61 @@ std::optional<nn::GenerationRequest> Capture::next_request() {
       collector_.reject(prompt.id, error.what());
       continue;
     }
-    for (const uint32_t sample : request.samples) targets_[{prompt.id, sample}];
+    for (const uint32_t sample : request.samples) evidence_[{prompt.id, sample}];
     return request;
   }
   return std::nullopt;
 }
 
+std::vector<Capture::Evidence*> Capture::evidence_of(std::span<const nn::LogitsRow> rows) {
+  std::vector<Evidence*> outputs;
+  for (const auto& row : rows) outputs.push_back(&evidence_.at({std::string(row.id), row.sample}));
+  return outputs;
+}
+
 void Capture::keep_targets(const at::Tensor& logits, std::span<const nn::LogitsRow> rows) {
-  std::vector<data::SparseTargets*> outputs;
-  for (const auto& row : rows) outputs.push_back(&targets_.at({std::string(row.id), row.sample}));
+  const std::vector<Evidence*> outputs = evidence_of(rows);
   const auto vocab = static_cast<size_t>(logits.size(1));
   const auto* values = logits.const_data_ptr<float>();
   at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
     for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
       core::with_context(fmt::format("prompt \"{}\"", rows[row].id), [&] {
         data::capture_target({values + row * vocab, vocab}, provenance_, {std::string(rows[row].id), rows[row].sample},
-                             static_cast<uint64_t>(rows[row].index), *outputs[row]);
+                             static_cast<uint64_t>(rows[row].index), outputs[row]->targets);
+      });
+    }
+  });
+}
+
+void Capture::keep_hidden_states(const at::Tensor& states, std::span<const nn::LogitsRow> rows) {
+  const std::vector<Evidence*> outputs = evidence_of(rows);
+  const at::Tensor values = states.to(at::kFloat).contiguous();  // [rows, layers, hidden]
+  const auto size = static_cast<size_t>(values.size(1) * values.size(2));
+  at::parallel_for(0, values.size(0), 1, [&](int64_t begin, int64_t end) {
+    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+      core::with_context(fmt::format("prompt \"{}\"", rows[row].id), [&] {
+        provenance_.hidden_states->encode({values.const_data_ptr<float>() + row * size, size},
+                                          outputs[row]->hidden_states);
       });
     }
   });
 }
 
 CaptureSummary Capture::run() {
+  using Rows = std::span<const nn::LogitsRow>;
+  nn::EngineHooks hooks;
+  hooks.on_logits = [&](const at::Tensor& logits, Rows rows) { keep_targets(logits, rows); };
+  if (provenance_.hidden_states) {
+    hooks.hidden_layers = provenance_.hidden_states->layers;
+    hooks.on_hidden_states = [&](const at::Tensor& states, Rows rows) { keep_hidden_states(states, rows); };
+  }
   const auto outcome = engine_.run([&] { return next_request(); },
                                    [&](nn::Completion&& completion) {
-                                     auto targets = targets_.extract({completion.id, completion.sample});
-                                     collector_.write(std::move(completion), std::move(targets.mapped()));
+                                     auto evidence = evidence_.extract({completion.id, completion.sample});
+                                     collector_.write(std::move(completion), std::move(evidence.mapped().targets),
+                                                      std::move(evidence.mapped().hidden_states));
                                    },
-                                   {.on_logits = [&](const at::Tensor& logits, std::span<const nn::LogitsRow> rows) {
-                                     keep_targets(logits, rows);
-                                   }});
+                                   hooks);
   CaptureSummary summary = collector_.finish(outcome == nn::GenerationEngine::Outcome::kInterrupted);
   summary.drafts = engine_.statistics().drafts;
   return summary;
@@ -108,8 +143,25 @@ data::TraceProvenance describe_teacher(const TextModel& teacher, const data::Cha
   return provenance;
 }
 
+namespace {
+
+// Better known before an answer is made than when it cannot be stored.
+void check_room_for_hidden_states(const nn::ModelShape& shape, const data::TraceProvenance& provenance) {
+  constexpr uint64_t kMostBytes = data::trace_format::kMaxFrameBytes / 2;
+  const int64_t longest = std::min({provenance.sampling.max_new_tokens, shape.max_positions, int64_t{INT32_MAX}});
+  const uint64_t bytes = provenance.hidden_bytes(static_cast<int32_t>(longest));
+  if (bytes <= kMostBytes) return;
+  core::fail_usage(
+      "hidden states: those of an answer of {} tokens may take {}, more than the {} that a document holds: keep fewer "
+      "layers, keep them in fp8, or allow fewer new tokens",
+      longest, core::format_bytes(static_cast<double>(bytes)), core::format_bytes(static_cast<double>(kMostBytes)));
+}
+
+}  // namespace
+
 CaptureSummary capture_traces(const CaptureTeacher& teacher, std::span<const data::Prompt> prompts,
                               const data::TraceProvenance& provenance, const CaptureOptions& options) {
+  check_room_for_hidden_states(teacher.model.shape(), provenance);
   return Capture(teacher, prompts, provenance, options).run();
 }
 

@@ -39,13 +39,14 @@ struct CaptureOptions {
   std::optional<int64_t> draft_tokens{};
 };
 
-// Answers each prompt `samples` times with the sampling parameters and the kind of targets that `provenance` states,
-// and writes a trace as soon as an answer is complete. Traces already in the directory are left as they are and not
-// made again, so that an interrupted run is continued by running it again; random numbers depend on the prompt's id,
-// the sample and the position alone, so it ends with the same traces. When a signal asks the process to stop,
-// unfinished answers are dropped, finished ones stay in the journal of their shard, and the summary says so. Throws
-// Error if the directory holds traces of another teacher or other settings, or a verifier is unknown, before anything
-// is generated; what is written by then stays if something fails later.
+// Answers each prompt `samples` times with the sampling parameters, the kind of targets and the hidden states (if any,
+// of this model's layers and width) that `provenance` states, and writes a trace as soon as an answer is complete.
+// Traces already in the directory are left as they are and not made again, so that an interrupted run is continued by
+// running it again; random numbers depend on the prompt's id, the sample and the position alone, so it ends with the
+// same traces. When a signal asks the process to stop, unfinished answers are dropped, finished ones stay in the
+// journal of their shard, and the summary says so. Throws Error if the directory holds traces of another teacher or
+// other settings, or a verifier is unknown, before anything is generated; what is written by then stays if something
+// fails later.
 CaptureSummary capture_traces(const CaptureTeacher& teacher, std::span<const data::Prompt> prompts,
                               const data::TraceProvenance& provenance, const CaptureOptions& options);
 

@@ -99,7 +99,8 @@ void TraceCollector::reject(const std::string& id, const std::string& reason) {
   }
 }
 
-void TraceCollector::write(nn::Completion&& completion, data::SparseTargets&& targets) {
+void TraceCollector::write(nn::Completion&& completion, data::SparseTargets&& targets,
+                           std::vector<std::byte>&& hidden_states) {
   Asked& asked = asked_.at(completion.id);
   const data::Prompt& prompt = *asked.prompt;
   data::Trace trace{
@@ -111,6 +112,7 @@ void TraceCollector::write(nn::Completion&& completion, data::SparseTargets&& ta
                    .log_probability = completion.log_probability,
                    .seed = provenance_.sampling.seed},
       .targets = std::move(targets),
+      .hidden_states = std::move(hidden_states),
   };
   data::TraceDocument& document = trace.document;
   document.prompt_length = static_cast<int32_t>(document.tokens.size());

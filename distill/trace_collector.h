@@ -48,7 +48,7 @@ class TraceCollector {
 
   // Writes the trace of an answer to a prompt that next() gave. Where the prompt says how, what comes after reasoning
   // is verified, by programs beside the work that goes on; traces are written in the order of the answers all the same.
-  void write(nn::Completion&& completion, data::SparseTargets&& targets);
+  void write(nn::Completion&& completion, data::SparseTargets&& targets, std::vector<std::byte>&& hidden_states = {});
 
   // Seals what is written, or leaves it in the journal of its shard for the next run if this one was interrupted.
   CaptureSummary finish(bool interrupted);

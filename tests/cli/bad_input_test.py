@@ -163,6 +163,14 @@ def prompt_files(teacher):
     ]:  # fmt: skip
         pathlib.Path("bad.jsonl").write_bytes(contents)
         expect(name, words, "generate", "--teacher", teacher, "--prompts", "bad.jsonl", "--out", f"out {name}")
+    generate = ["generate", "--prompts", "prompts.jsonl", "--out", "out-h", "--teacher"]
+    for layers in ("2", "-1", "first", "0,"):
+        expect("unknown layer", ["hidden states", "0 (the embedding) to 1, or last"], *generate, teacher,
+               f"--hidden-states={layers}", code=(2,))  # fmt: skip
+    expect("layer twice", ["layer 1 is named twice"], *generate, teacher, "--hidden-states", "1,last", code=(2,))
+    expect("type of no hidden states", ["--hidden-states"], *generate, teacher, "--hidden-dtype", "fp8", code=(2,))
+    expect("hidden states of a server", ["--hidden-states", "remote teacher"], *generate, "http://127.0.0.1:1",
+           "--tokenizer", teacher, "--hidden-states", "last", code=(2,))  # fmt: skip
     expect("no prompts", ["nowhere.jsonl"], "generate", "--teacher", teacher, "--prompts", "nowhere.jsonl", "--out",
            "out-p")  # fmt: skip
     for name, words, line in [("text", [":1", "array"], b'"text"\n'), ("id", [":1", "605"], b"[1, 605]\n"),

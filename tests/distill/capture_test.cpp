@@ -167,21 +167,33 @@ TEST_F(Capture, VerifiesWhatComesAfterReasoning) {
 
 TEST_F(Capture, GoesOnWhereASignalStoppedIt) {
   core::install_interrupt_handlers();
-  model_.forwards_left = 40;
   const CaptureOptions options{.directory = {}, .samples = 2, .batch = 3};
-  const CaptureSummary stopped = capture("traces", options);
-  core::clear_interrupt();
-  EXPECT_TRUE(stopped.interrupted);
-  EXPECT_GT(stopped.traces, 0u);
-  EXPECT_LT(stopped.traces, 24u);
-  EXPECT_EQ(shard_bytes("traces"), (std::map<std::string, std::string>{}));  // what is finished is in the journal
+  for (const bool hidden : {false, true}) {
+    if (hidden) provenance_.hidden_states = data::HiddenStatesSpec{.layers = {0, 1}, .last_layer = 1, .width = 4};
+    const std::string traces = hidden ? "traces with states" : "traces", whole = traces + " in one go";
+    model_.forwards_left = 40;
+    const CaptureSummary stopped = capture(traces, options);
+    core::clear_interrupt();
+    EXPECT_TRUE(stopped.interrupted);
+    EXPECT_GT(stopped.traces, 0u);
+    EXPECT_LT(stopped.traces, 24u);
+    EXPECT_EQ(shard_bytes(traces), (std::map<std::string, std::string>{}));  // what is finished is in the journal
 
-  const CaptureSummary rest = capture("traces", options);
-  EXPECT_FALSE(rest.interrupted);
-  EXPECT_EQ(rest.already_there, stopped.traces);
-  EXPECT_EQ(rest.traces, 24 - stopped.traces);
-  capture("whole", options);
-  EXPECT_TRUE(shard_bytes("traces") == shard_bytes("whole"));
+    const CaptureSummary rest = capture(traces, options);
+    EXPECT_FALSE(rest.interrupted);
+    EXPECT_EQ(rest.already_there, stopped.traces);
+    EXPECT_EQ(rest.traces, 24 - stopped.traces);
+    capture(whole, options);
+    EXPECT_TRUE(shard_bytes(traces) == shard_bytes(whole));
+  }
+}
+
+TEST_F(Capture, RefusesHiddenStatesForWhichADocumentHasNoRoom) {
+  provenance_.hidden_states = data::HiddenStatesSpec{.layers = {0, 1}, .last_layer = 1, .width = int64_t{5} << 20};
+  provenance_.sampling.max_new_tokens = 1000;  // of which the context leaves 200
+  EXPECT_THAT([&] { capture("long"); },
+              ThrowsMessage<core::UsageError>(AllOf(HasSubstr("of 200 tokens may take 4.19 GB"), HasSubstr("fp8"))));
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "long"));
 }
 
 TEST_F(Capture, MakesOnlyWhatIsMissingWhenMoreSamplesAreWanted) {

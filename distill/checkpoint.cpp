@@ -69,14 +69,14 @@ data::NamedTensors as_stored(const data::NamedTensors& auxiliary) {
   return stored;
 }
 
-void load_tensors(const data::WeightSource& source, const data::NamedTensors& tensors) {
+void load_tensors(const data::WeightSource& source, const data::NamedTensors& tensors, std::string_view whose) {
   const c10::NoGradGuard no_grad;
   for (const auto& [name, tensor] : tensors) {
     core::check(source.find(name) != nullptr, "{}: tensor '{}' is missing", source.location(), name);
     const at::Tensor stored = source.load(name);
     core::check(stored.sizes() == tensor.sizes() && stored.scalar_type() == tensor.scalar_type(),
-                "{}: tensor '{}' is {} [{}], the student's is {} [{}]", source.location(), name,
-                c10::toString(stored.scalar_type()), fmt::join(stored.sizes(), ", "),
+                "{}: tensor '{}' is {} [{}], the {}'s is {} [{}]", source.location(), name,
+                c10::toString(stored.scalar_type()), fmt::join(stored.sizes(), ", "), whose,
                 c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "));
     tensor.detach().copy_(stored);
   }
@@ -185,9 +185,9 @@ LoadedCheckpoint load_checkpoint(const fs::path& checkpoint, const ModelPackage&
   const auto source = data::open_safetensors(checkpoint);
   core::check(source->tensors().size() == weights.size(), "{}: {} tensors, the student has {}", source->location(),
               source->tensors().size(), weights.size());
-  load_tensors(*source, weights);
+  load_tensors(*source, weights, "student");
   const auto rest = data::open_safetensors(checkpoint / kOptimizer);
-  load_tensors(*rest, as_stored(auxiliary));
+  load_tensors(*rest, as_stored(auxiliary), "objective");
   data::NamedTensors moments = optimizer.read_state(*rest);
   return {.state = read_state(checkpoint), .optimizer = std::move(moments)};
 }

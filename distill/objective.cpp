@@ -47,6 +47,62 @@ at::Tensor token_weights(const TokenWeightOptions& options, const data::Training
   return weights;
 }
 
+int64_t existing_layer(int64_t layer, int64_t last_layer, std::string_view whose) {
+  if (layer > last_layer) {
+    core::fail_usage(
+        "objective: hidden_states: the {} has no layer {}: its layers are 0 (the embedding) to {}, or last", whose,
+        layer, last_layer);
+  }
+  return layer == kLastLayer ? last_layer : layer;
+}
+
+std::vector<int64_t> student_layers(const HiddenStateOptions& options, const nn::ModelShape& student) {
+  std::vector<int64_t> layers;
+  for (const LayerPair& pair : options.layers) {
+    layers.push_back(existing_layer(pair.student, student.num_layers, "student"));
+  }
+  return layers;
+}
+
+std::vector<int64_t> teacher_layers(const HiddenStateOptions& options, int64_t last_layer) {
+  std::vector<int64_t> layers;
+  for (const LayerPair& pair : options.layers) layers.push_back(existing_layer(pair.teacher, last_layer, "teacher"));
+  return layers;
+}
+
+const data::HiddenStatesSpec& stored_hidden_states(const data::TraceSource& traces) {
+  if (traces.carried_over()) {
+    core::fail_usage(
+        "objective: hidden_states belong to the teacher's tokens, which a student with another tokenizer doesn't have");
+  }
+  const auto& stored = traces.provenance().hidden_states;
+  if (!stored) {
+    core::fail_usage(
+        "objective: hidden_states are not in these traces; make traces with distill generate --hidden-states last, or "
+        "let a teacher compute them during training (distill train --online)");
+  }
+  return *stored;
+}
+
+std::vector<int64_t> stored_layers_of(const HiddenStateOptions& options, const data::HiddenStatesSpec& stored) {
+  std::vector<int64_t> layers = teacher_layers(options, stored.last_layer);
+  for (const int64_t layer : layers) {
+    if (stored.index_of(layer)) continue;
+    core::fail_usage(
+        "objective: hidden_states: the traces hold those of the teacher's layers {}, not of layer {}; choose one of "
+        "them under layers",
+        fmt::join(stored.layers, ", "), layer);
+  }
+  return layers;
+}
+
+// Rows [targets, size] of the states of each layer.
+std::vector<at::Tensor> rows_of(const nn::LayerTap& tap, const at::Tensor& rows) {
+  std::vector<at::Tensor> selected;
+  for (const at::Tensor& states : tap.states) selected.push_back(states.index_select(0, rows));
+  return selected;
+}
+
 Calibration calibrate(const kernels::HeadLoss& result, const at::Tensor& labels) {
   Calibration calibration;
   const auto* const confidence = result.confidence.const_data_ptr<float>();
@@ -123,15 +179,21 @@ Objective::Objective(const ObjectiveOptions& options, const data::TargetSpec& sp
     if (tempered) require_support(spec, TargetUse::kTemperature, "teacher_temperature", carried_over);
   }
   if (head_.entropy_power != 0) require_support(spec, TargetUse::kEntropy, "weights.entropy_power", carried_over);
-  if (options.hidden_states.weight > 0) {
-    core::fail_usage(
-        "objective: hidden_states are not in the traces; let a teacher compute them during training (distill train "
-        "--online)");
-  }
 }
 
-Objective::Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers, int64_t student_size,
+Objective::Objective(const ObjectiveOptions& options, const data::TraceSource& traces, const nn::ModelShape& student,
                      uint64_t seed)
+    : Objective(options, traces.provenance().targets, traces.carried_over()) {
+  hidden_weight_ = options.hidden_states.weight;
+  if (hidden_weight_ == 0) return;
+  const data::HiddenStatesSpec& stored = stored_hidden_states(traces);
+  student_layers_ = student_layers(options.hidden_states, student);
+  teacher_layers_.push_back(stored_layers_of(options.hidden_states, stored));
+  add_projectors(options.hidden_states, student.hidden_size, stored.width, seed);
+}
+
+Objective::Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers,
+                     const nn::ModelShape& student, uint64_t seed)
     : head_(head_options(options, options.teacher_temperature.value_or(1.0))),
       hidden_weight_(options.hidden_states.weight),
       weights_(options.weights),
@@ -139,12 +201,26 @@ Objective::Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher>
   head_.teacher_temperature = options.teacher_temperature.value_or(1.0);
   core::check(!teachers_.empty(), "online distillation needs a teacher");
   const c10::NoGradGuard no_grad;
+  if (hidden_weight_ > 0) student_layers_ = student_layers(options.hidden_states, student);
   for (auto& teacher : teachers_) {
     teacher.head = teacher.model->head_weight().detach();
     if (hidden_weight_ == 0) continue;
-    const uint64_t stream = core::stream_id("projector", hidden_losses_.size());
-    hidden_losses_.emplace_back(options.hidden_states.distance, student_size, teacher.head.size(1), seed ^ stream);
+    const nn::ModelShape& shape = teacher.model->shape();
+    teacher_layers_.push_back(teacher_layers(options.hidden_states, shape.num_layers));
+    add_projectors(options.hidden_states, student.hidden_size, shape.hidden_size, seed);
   }
+}
+
+void Objective::add_projectors(const HiddenStateOptions& options, int64_t student_size, int64_t teacher_size,
+                               uint64_t seed) {
+  for (size_t i = 0; i < options.layers.size(); ++i) {
+    const uint64_t stream = core::stream_id("projector", hidden_losses_.size());
+    hidden_losses_.emplace_back(options.distance, student_size, teacher_size, seed ^ stream);
+  }
+}
+
+std::vector<int64_t> Objective::stored_layers() const {
+  return teachers_.empty() && !teacher_layers_.empty() ? teacher_layers_.front() : std::vector<int64_t>();
 }
 
 data::NamedTensors Objective::parameters() const {
@@ -158,7 +234,10 @@ data::NamedTensors Objective::parameters() const {
 BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& batch, double scale) const {
   const nn::PackedBatch packed{
       .tokens = batch.tokens, .positions = batch.positions, .sequence_offsets = batch.sequence_offsets};
-  const at::Tensor hidden = model.forward(packed);
+  nn::LayerTap tap{.layers = student_layers_};
+  const at::Tensor hidden =
+      tap.layers.empty() ? model.forward(packed) : model.forward_tapped(packed, nullptr, nullptr, tap);
+  const std::vector<at::Tensor> states = rows_of(tap, batch.target_rows);
   const at::Tensor head = model.head_weight();
   kernels::HeadLossTargets targets{.rows = batch.target_rows,
                                    .labels = batch.labels.index_select(0, batch.target_rows)};
@@ -168,18 +247,25 @@ BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& 
     targets.ids = batch.target_ids;
     targets.weights = batch.target_weights;
     targets.uncovered = batch.target_uncovered;
-    return compute(hidden, head, targets, scale, weights, nullptr);
+    return compute(hidden, head, targets, scale, weights,
+                   {.student = states, .teacher = batch.hidden_states, .losses = hidden_losses_});
   }
   BatchLoss sum;
   for (size_t t = 0; t < teachers_.size(); ++t) {
     const OnlineTeacher& teacher = teachers_[t];
+    std::vector<at::Tensor> theirs;
     {
       const c10::NoGradGuard no_grad;
-      targets.teacher_hidden = teacher.model->forward(packed).index_select(0, batch.target_rows);
+      nn::LayerTap taught{.layers = teacher_layers_.empty() ? std::vector<int64_t>() : teacher_layers_[t]};
+      const at::Tensor last = taught.layers.empty() ? teacher.model->forward(packed)
+                                                    : teacher.model->forward_tapped(packed, nullptr, nullptr, taught);
+      theirs = rows_of(taught, batch.target_rows);
+      targets.teacher_hidden = last.index_select(0, batch.target_rows);
       targets.teacher_weight = teacher.head;
     }
+    const std::span losses = std::span(hidden_losses_).subspan(t * states.size(), states.size());
     const BatchLoss one = compute(hidden, head.narrow(0, 0, teacher.head.size(0)), targets, scale * teacher.weight,
-                                  weights, hidden_losses_.empty() ? nullptr : &hidden_losses_[t]);
+                                  weights, {.student = states, .teacher = theirs, .losses = losses});
     if (!sum.loss.defined()) {
       sum = one;
       sum.sums.loss *= teacher.weight;
@@ -196,7 +282,7 @@ BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& 
 }
 
 BatchLoss Objective::compute(const at::Tensor& hidden, const at::Tensor& head, const kernels::HeadLossTargets& targets,
-                             double scale, const at::Tensor& token_weights, const HiddenLoss* hidden_loss) const {
+                             double scale, const at::Tensor& token_weights, const Comparison& compared) const {
   const kernels::HeadLoss result = kernels::head_loss(hidden, head, targets, head_, scale, token_weights);
   const auto total = [](const at::Tensor& values) { return values.sum(at::kDouble).item<double>(); };
   const double square = head_.temperature * head_.temperature;
@@ -208,8 +294,15 @@ BatchLoss Objective::compute(const at::Tensor& hidden, const at::Tensor& head, c
                           .agreements = result.top_ids.eq(result.teacher_top_ids).sum().item<int64_t>(),
                           .targets = targets.rows.numel(),
                           .calibration = calibrate(result, targets.labels)}};
-  if (hidden_loss != nullptr) {
-    const at::Tensor distances = (*hidden_loss)(hidden.index_select(0, targets.rows), targets.teacher_hidden);
+  if (!compared.losses.empty()) {
+    TORCH_CHECK(compared.teacher.size() == compared.losses.size(), "hidden states of ", compared.teacher.size(),
+                " layers for ", compared.losses.size(), " projectors");
+    at::Tensor distances;
+    for (size_t i = 0; i < compared.losses.size(); ++i) {
+      const at::Tensor one = compared.losses[i](compared.student[i], compared.teacher[i]);
+      distances = distances.defined() ? distances + one : one;
+    }
+    distances = distances / static_cast<double>(compared.losses.size());
     const at::Tensor weighted = distances * result.factors;
     loss.loss = loss.loss + weighted.sum() * (scale * hidden_weight_);
     loss.sums.loss += hidden_weight_ * total(weighted.detach());

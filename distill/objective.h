@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "data/batcher.h"
@@ -36,10 +37,18 @@ enum class OtherTokenizer : uint8_t {
   kAligned,  // the distributions too, carried over to its tokens (data/token_alignment.h)
 };
 
-// The distance between hidden states, for teachers that are here.
+// Layers whose hidden states are compared, numbered as in nn::LayerTap.
+inline constexpr int64_t kLastLayer = -1;
+struct LayerPair {
+  int64_t student = kLastLayer;
+  int64_t teacher = kLastLayer;
+};
+
+// The distance between hidden states.
 struct HiddenStateOptions {
   HiddenDistance distance = HiddenDistance::kMse;
-  double weight = 0.0;  // of the loss, beside divergence and cross-entropy
+  double weight = 0.0;                         // of the loss, beside divergence and cross-entropy
+  std::vector<LayerPair> layers{LayerPair{}};  // the distance is the mean of theirs
 };
 
 struct ObjectiveOptions {
@@ -95,12 +104,15 @@ struct OnlineTeacher {
 
 class Objective {
  public:
-  // Of stored distributions; `spec` says how, `carried_over` whether they were another tokenizer's. Throws UsageError
-  // if they do not support the objective soundly (target_support.h).
+  // Of stored distributions alone, without hidden states; `spec` says how, `carried_over` whether they were another
+  // tokenizer's. Throws UsageError if they do not support the objective soundly (target_support.h).
   Objective(const ObjectiveOptions& options, const data::TargetSpec& spec, bool carried_over = false);
-  // Of teachers; batches need no distributions. The student's size and the seed are for the projectors of hidden
-  // states, if these are trained on.
-  Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers, int64_t student_size = 0,
+  // Of everything that traces store, hidden states included. The student's shape and the seed are for the projectors of
+  // these, if they are trained on. Throws UsageError too if the traces or the student don't have those layers.
+  Objective(const ObjectiveOptions& options, const data::TraceSource& traces, const nn::ModelShape& student,
+            uint64_t seed);
+  // Of teachers; batches need neither distributions nor hidden states.
+  Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers, const nn::ModelShape& student = {},
             uint64_t seed = 0);
 
   // The loss of one batch; of several teachers the weighted sum, and agreement with the first. Runs the model; under
@@ -108,16 +120,28 @@ class Objective {
   // divergence is that over the teacher's tokens.
   BatchLoss operator()(nn::CausalLM& model, const data::TrainingBatch& batch, double scale) const;
 
-  // What is trained along with the student, but no part of it: "projector.<teacher>", fp32 leaves.
+  // What is trained along with the student, but no part of it: "projector.<number>", fp32 leaves, one for each pair of
+  // layers of the first teacher, then those of the second, and so on.
   data::NamedTensors parameters() const;
 
+  // Layers whose stored hidden states the batches must have (data::BatcherOptions); none unless they are trained on.
+  std::vector<int64_t> stored_layers() const;
+
  private:
+  // Hidden states to be compared: [targets, size] of each pair of layers, and how.
+  struct Comparison {
+    std::span<const at::Tensor> student, teacher;
+    std::span<const HiddenLoss> losses;
+  };
+  void add_projectors(const HiddenStateOptions& options, int64_t student_size, int64_t teacher_size, uint64_t seed);
   BatchLoss compute(const at::Tensor& hidden, const at::Tensor& head, const kernels::HeadLossTargets& targets,
-                    double scale, const at::Tensor& token_weights, const HiddenLoss* hidden_loss) const;
+                    double scale, const at::Tensor& token_weights, const Comparison& compared) const;
 
   kernels::HeadLossOptions head_;
   double hidden_weight_ = 0;
-  std::vector<HiddenLoss> hidden_losses_;  // one for each teacher, or none
+  std::vector<int64_t> student_layers_;               // of each pair, if hidden states are trained on
+  std::vector<std::vector<int64_t>> teacher_layers_;  //   likewise of each teacher, or of the one that wrote the traces
+  std::vector<HiddenLoss> hidden_losses_;             // of all pairs of the first, then of the second, ...
   TokenWeightOptions weights_;
   std::vector<OnlineTeacher> teachers_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 
 #include "core/config.h"
@@ -33,6 +34,8 @@ class Section {
       reader_.reject(key, fmt::format("{} is not in [{}, {}]", *value, low, high));
     }
   }
+  std::optional<nlohmann::json> value(std::string_view key) { return reader_.find<nlohmann::json>(key); }
+  [[noreturn]] void reject(std::string_view key, std::string_view message) const { reader_.reject(key, message); }
   void flag(std::string_view key, bool& value) { value = reader_.get<bool>(key, value); }
   std::string text(std::string_view key) { return reader_.require<std::string>(key); }
   Section section(std::string_view key) { return Section(reader_, key); }
@@ -82,6 +85,32 @@ OtherTokenizer parse_other_tokenizer(std::string_view name) {
   return static_cast<OtherTokenizer>(found - kOtherTokenizer.begin());
 }
 
+// "last", or the number of a layer.
+std::optional<int64_t> parse_layer(const std::string& text) {
+  if (text == "last") return kLastLayer;
+  int64_t layer = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layer);
+  if (error != std::errc() || end != text.data() + text.size() || layer < 0) return std::nullopt;
+  return layer;
+}
+
+// {student's layer: teacher's layer}, in ascending order of the student's.
+void read_layers(Section& section, std::vector<LayerPair>& layers) {
+  const auto object = section.value("layers");
+  if (!object) return;
+  constexpr std::string_view kExpected =
+      "expected layers of student and teacher, each a number or last, such as {4: 8, last: last}";
+  if (!object->is_object() || object->empty()) section.reject("layers", kExpected);
+  layers.clear();
+  for (const auto& [key, value] : object->items()) {
+    const auto student = parse_layer(key);
+    const auto teacher = parse_layer(value.is_string() ? value.get<std::string>() : value.dump());
+    if (!student || !teacher) section.reject("layers", kExpected);
+    layers.push_back({.student = *student, .teacher = *teacher});
+  }
+  std::ranges::sort(layers, {}, [](const LayerPair& pair) { return static_cast<uint64_t>(pair.student); });
+}
+
 void read_objective(Section& section, ObjectiveOptions& options) {
   section.word("divergence", [&](const std::string& name) { options.divergence = parse_divergence(name); });
   section.optional_number("mix", options.mix, 0.001, 0.999);
@@ -104,7 +133,17 @@ void read_objective(Section& section, ObjectiveOptions& options) {
   hidden.number("weight", options.hidden_states.weight, 0, 1e6);
   hidden.word("distance",
               [&](const std::string& name) { options.hidden_states.distance = parse_hidden_distance(name); });
+  read_layers(hidden, options.hidden_states.layers);
   hidden.finish();
+}
+
+nlohmann::json layers_json(const std::vector<LayerPair>& layers) {
+  nlohmann::json json;
+  for (const LayerPair& pair : layers) {
+    json[pair.student == kLastLayer ? "last" : std::to_string(pair.student)] =
+        pair.teacher == kLastLayer ? nlohmann::json("last") : nlohmann::json(pair.teacher);
+  }
+  return json;
 }
 
 nlohmann::json objective_json(const ObjectiveOptions& options) {
@@ -124,7 +163,9 @@ nlohmann::json objective_json(const ObjectiveOptions& options) {
             {"unchecked", options.weights.unchecked},
             {"entropy_power", options.weights.entropy_power}}},
           {"hidden_states",
-           {{"weight", options.hidden_states.weight}, {"distance", to_string(options.hidden_states.distance)}}},
+           {{"weight", options.hidden_states.weight},
+            {"distance", to_string(options.hidden_states.distance)},
+            {"layers", layers_json(options.hidden_states.layers)}}},
           {"other_tokenizer", kOtherTokenizer[static_cast<size_t>(options.other_tokenizer)]}};
 }
 

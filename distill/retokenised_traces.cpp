@@ -36,6 +36,7 @@ data::TraceProvenance provenance_of(const data::TraceProvenance& traces, const T
   if (!traces.chat_template.empty()) provenance.chat_template = student.chat_template->fingerprint();
   provenance.vocab_size = student.tokenizer->vocab_size();
   provenance.reasoning = data::find_reasoning_tokens(*student.tokenizer);
+  provenance.hidden_states.reset();
   return provenance;
 }
 

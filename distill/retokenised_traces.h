@@ -24,7 +24,7 @@ struct TextTools {
 
 // Documents keep their numbers and keys. Those that cannot be carried over (see the constructor) have no completion,
 // which leaves them out of every batch. Provenance is that of the traces, but for the tokenizer, chat template,
-// vocabulary and reasoning tokens, which are the student's.
+// vocabulary and reasoning tokens, which are the student's, and hidden states, which belong to the teacher's tokens.
 class RetokenisedTraces final : public data::TraceSource {
  public:
   // Reads the text of every document, to know their lengths. A prompt that the teacher's template rendered is taken

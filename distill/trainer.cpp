@@ -26,13 +26,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-data::BatcherOptions batcher_options(const Recipe& recipe, bool validation) {
-  return {.max_tokens = recipe.micro_batch_tokens,
-          .seed = recipe.seed,
-          .validation_share = recipe.validation_share,
-          .validation = validation};
-}
-
 std::vector<at::Tensor> tensors_of(const data::NamedTensors& named) {
   std::vector<at::Tensor> tensors;
   for (const auto& [name, tensor] : named) tensors.push_back(tensor);
@@ -103,8 +96,7 @@ class Run {
       progress.emplace("training", static_cast<uint64_t>(recipe_.schedule.steps), "steps",
                        static_cast<uint64_t>(state_.step));
     }
-    BatchLoader loader(job_.traces, batcher_options(recipe_, false), state_.batcher, recipe_.batch_tokens, rank(),
-                       ranks());
+    BatchLoader loader(job_.traces, batcher_options(false), state_.batcher, recipe_.batch_tokens, rank(), ranks());
     const auto start = Clock::now();
     const uint64_t tokens_before = state_.tokens;
     bool stop = core::interrupt_requested() && job_.ranks == nullptr;
@@ -143,9 +135,17 @@ class Run {
   static Objective make_objective(const TrainingJob& job) {
     const ObjectiveOptions& options = job.recipe.objective;
     if (job.teachers.empty()) {
-      return Objective(options, job.traces->provenance().targets, job.traces->carried_over());
+      return Objective(options, *job.traces, job.student.shape(), job.recipe.seed);
     }
-    return Objective(options, job.teachers, job.student.shape().hidden_size, job.recipe.seed);
+    return Objective(options, job.teachers, job.student.shape(), job.recipe.seed);
+  }
+
+  data::BatcherOptions batcher_options(bool validation) const {
+    return {.max_tokens = recipe_.micro_batch_tokens,
+            .seed = recipe_.seed,
+            .validation_share = recipe_.validation_share,
+            .validation = validation,
+            .hidden_layers = objective_.stored_layers()};
   }
 
   // That is trained.
@@ -234,7 +234,7 @@ class Run {
   void hold_out() {
     if (recipe_.validation_share == 0) return;
     try {
-      data::BatcherOptions options = batcher_options(recipe_, true);
+      data::BatcherOptions options = batcher_options(true);
       options.rank = rank();
       options.world = ranks();
       validation_ = std::make_unique<data::Batcher>(job_.traces, options);

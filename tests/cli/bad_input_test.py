@@ -245,6 +245,10 @@ def mismatches(teacher):
     for name, recipe, words in [
         ("misspelt divergence", {"objective": {"divergence": "reverse"}}, ["objective.divergence", "reverse_kl"]),
         ("unsound objective", {"objective": {"divergence": "reverse_kl"}}, ["unsound", "threshold", "--online"]),
+        ("hidden states that traces lack", {"objective": {"hidden_states": {"weight": 1}}},
+         ["hidden_states are not in these traces", "--hidden-states last", "--online"]),
+        ("misspelt layers", {"objective": {"hidden_states": {"layers": {"top": 1}}}},
+         ["objective.hidden_states.layers", "{4: 8, last: last}"]),
         ("answers without a teacher", {"on_policy": {"student_share": 0.5}}, ["on_policy", "--online"]),
         ("group of nothing", {"optimizer": {"groups": [{"pattern": "layer.*"}]}}, ["optimizer.groups", "layer.*"]),
         ("misspelt group", {"optimizer": {"groups": [{"pattern": "*", "lr": 1}]}}, ["groups[0]", "lr"]),

@@ -31,7 +31,7 @@ TEST(Recipe, ReadsBackWhatItWrites) {
   Recipe recipe;
   recipe.objective = {.hard_label_weight = 0.25,
                       .tail = kernels::TailRule::kRenormalise,
-                      .hidden_states = {.distance = HiddenDistance::kCosine, .weight = 2},
+                      .hidden_states = {.distance = HiddenDistance::kCosine, .weight = 2, .layers = {{4, 8}, {}}},
                       .other_tokenizer = OtherTokenizer::kAligned};
   recipe.schedule = {.shape = ScheduleShape::kWsd, .peak = 3e-4, .floor = 0.0, .warmup_steps = 7, .steps = 99};
   recipe.compute = at::kFloat;
@@ -68,6 +68,22 @@ TEST(Recipe, SaysWhatMakesNoSense) {
   EXPECT_THAT(usage_error("schedule: {shape: cosin}\n"), HasSubstr("schedule.shape: schedule 'cosin' is none of"));
   EXPECT_THAT(usage_error("precision: fp8\n"), HasSubstr("precision: 'fp8' is neither fp32 nor bf16"));
   EXPECT_THAT(usage_error("optimizer: {learning_rate: .inf}\n"), HasSubstr("learning_rate: inf is not in"));
+}
+
+TEST(Recipe, NamesPairsOfLayers) {
+  const auto layers = [](const std::string& yaml) {
+    return read("objective: {hidden_states: {layers: " + yaml + "}}\n").objective.hidden_states.layers;
+  };
+  const auto pairs = layers("{last: last, 10: 20, 4: last, 0: 1}");
+  ASSERT_EQ(pairs.size(), 4U);
+  const std::vector<std::pair<int64_t, int64_t>> expected{{0, 1}, {4, kLastLayer}, {10, 20}, {kLastLayer, kLastLayer}};
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(std::pair(pairs[i].student, pairs[i].teacher), expected[i]);
+  EXPECT_EQ(Recipe().objective.hidden_states.layers.size(), 1U);
+  for (const char* wrong : {"{}", "[1, 2]", "{first: last}", "{1: -1}", "{1: 2.5}", "{1: [2]}", "4"}) {
+    EXPECT_THAT(usage_error("objective: {hidden_states: {layers: " + std::string(wrong) + "}}\n"),
+                HasSubstr("hidden_states.layers: expected layers of student and teacher"))
+        << wrong;
+  }
 }
 
 TEST(Recipe, LearnsHardLabelsFromTextAlone) {

@@ -196,6 +196,13 @@ def shards(teacher):
                             ["train", "--student", "student.json", "--out", "run-x", "--steps", "1", "--data"],
                             ["eval", "--model", teacher, "--data"]):  # fmt: skip
                 expect(f"{name} shard in {command[0]}", [first], *command, traces)
+    os.mkdir("traces-none")
+    for traces in (pathlib.Path("traces-none"), copy("traces", "traces-some")):
+        write_shard_without_documents(traces / "shard-99999.h5")
+        for command in (["shards", "stats"], ["shards", "list"], ["shards", "verify"], ["inspect"],
+                        ["train", "--student", "student.json", "--out", "run-x", "--steps", "1", "--data"],
+                        ["eval", "--model", teacher, "--data"]):  # fmt: skip
+            expect(f"{traces} in {command[0]}", ["shard-99999.h5", "holds no documents"], *command, traces, code=(1,))
     distill("generate", "--teacher", teacher, "--prompts", "prompts.jsonl", "--out", "traces-other", "--targets",
             "topk:3", "--max-new-tokens", "4")  # fmt: skip
     mixed = copy("traces", "traces-mixed")
@@ -206,6 +213,23 @@ def shards(teacher):
     expect("no traces", ["nowhere"], "train", "--data", "nowhere", "--student", "student.json", "--out", "run-x")
     os.mkdir("nothing")
     expect("empty folder", ["nothing"], "train", "--data", "nothing", "--student", "student.json", "--out", "run-x")
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def write_shard_without_documents(path):
+    """Sound but for that; no command writes one."""
+    def block(crc):
+        return b"DSTLSHRD" + struct.pack("<IIQII", 1, crc, 512, 0, 0) + bytes(480)
+
+    path.write_bytes(block(crc32c(block(0))))
 
 
 def flip(path):

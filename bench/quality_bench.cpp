@@ -57,21 +57,23 @@ constexpr int64_t kEvaluationTokens = 2048;  // scored at a time
 struct Variant {
   std::string targets;   // "full", "hard", or how they are stored
   int64_t multiple = 1;  // times the tokens
-  kernels::TailRule tail = kernels::TailRule::kGhost;
 
-  std::string name() const {
-    return fmt::format("{}{}{}", targets, tail == kernels::TailRule::kRenormalise ? " renormalised" : "",
-                       multiple > 1 ? fmt::format(" x{}", multiple) : "");
-  }
+  std::string name() const { return multiple > 1 ? fmt::format("{} x{}", targets, multiple) : targets; }
 };
 
 // Each group for all seeds before the next one.
 std::vector<std::vector<Variant>> variants() {
   // How many more tokens the teacher's words alone need: each with a schedule of its own, so that all are finished
   // runs.
-  return {{{"full"}, {"hard"}, {"topk:12"}, {"topk:128"}, {"sampled:50"}, {"threshold:8"}, {"threshold:16"}},
+  return {{{"full"},
+           {"hard"},
+           {"topk:12"},
+           {"topk:128"},
+           {"sampled:50"},
+           {"threshold:8"},
+           {"threshold:16"},
+           {"threshold:0.04"}},
           {{"hard", 2}},
-          {{"threshold:0.04"}, {"topk:12", 1, kernels::TailRule::kRenormalise}},
           {{"hard", 4}}};
 }
 
@@ -143,7 +145,6 @@ nlohmann::json student_config(nlohmann::json teacher_config) {
 Recipe recipe_for(const Variant& variant, uint64_t seed, int64_t tokens) {
   Recipe recipe;
   recipe.objective.hard_label_weight = variant.targets == "hard" ? 1.0 : 0.0;
-  recipe.objective.tail = variant.tail;
   recipe.schedule.peak = 7e-4;  // at 1e-3 the gradients of some seeds jump for a few steps
   recipe.schedule.steps = variant.multiple * tokens / kBatchTokens;
   recipe.batch_tokens = recipe.micro_batch_tokens = kBatchTokens;

@@ -145,7 +145,6 @@ nlohmann::json student_config(nlohmann::json teacher_config) {
 Recipe recipe_for(const Variant& variant, uint64_t seed, int64_t tokens) {
   Recipe recipe;
   recipe.objective.hard_label_weight = variant.targets == "hard" ? 1.0 : 0.0;
-  recipe.schedule.peak = 7e-4;  // at 1e-3 the gradients of some seeds jump for a few steps
   recipe.schedule.steps = variant.multiple * tokens / kBatchTokens;
   recipe.batch_tokens = recipe.micro_batch_tokens = kBatchTokens;
   recipe.validation_share = kHeldOutShare;

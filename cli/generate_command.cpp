@@ -27,7 +27,7 @@ namespace {
 struct Options {
   std::string teacher;
   std::filesystem::path prompts;
-  std::string targets = "threshold:0.04";
+  std::string targets = data::kDefaultTargets;
   double target_temperature = 1;
   std::vector<std::string> keep_tokens;
   std::string hidden_layers;

@@ -19,6 +19,9 @@ enum class TargetMode : uint8_t {
                // to keep K tokens at each position, or, with a threshold T given, as many over all positions together.
 };
 
+// The least gradient error per byte of what bench/targets_bench measures (docs/targets.md).
+inline constexpr const char* kDefaultTargets = "threshold:0.04";
+
 struct TargetSpec {
   TargetMode mode = TargetMode::kTopk;
   int32_t exact = 64;    // K

@@ -108,4 +108,12 @@ std::span<const std::byte> TraceReader::hidden_states(size_t index) const {
   return shard.hidden_states(local);
 }
 
+double TraceReader::divergence_excess() const {
+  Fidelity all;
+  for (const auto& shard : shards_) {
+    if (const auto measured = shard->fidelity()) all += *measured;
+  }
+  return all.positions() > 0 ? all.divergence() : 0;
+}
+
 }  // namespace distill::data

@@ -47,6 +47,7 @@ class TraceReader final : public TraceSource {
   using TraceSource::read;
   TraceDocument read_document(size_t index) const override;
   std::span<const std::byte> hidden_states(size_t index) const override;
+  double divergence_excess() const override;
 
   const std::vector<std::shared_ptr<const TraceShard>>& shards() const { return shards_; }
 

@@ -184,6 +184,7 @@ Objective::Objective(const ObjectiveOptions& options, const data::TargetSpec& sp
 Objective::Objective(const ObjectiveOptions& options, const data::TraceSource& traces, const nn::ModelShape& student,
                      uint64_t seed)
     : Objective(options, traces.provenance().targets, traces.carried_over()) {
+  divergence_excess_ = traces.divergence_excess();
   hidden_weight_ = options.hidden_states.weight;
   if (hidden_weight_ == 0) return;
   const data::HiddenStatesSpec& stored = stored_hidden_states(traces);
@@ -247,8 +248,10 @@ BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& 
     targets.ids = batch.target_ids;
     targets.weights = batch.target_weights;
     targets.uncovered = batch.target_uncovered;
-    return compute(hidden, head, targets, scale, weights,
-                   {.student = states, .teacher = batch.hidden_states, .losses = hidden_losses_});
+    BatchLoss loss = compute(hidden, head, targets, scale, weights,
+                             {.student = states, .teacher = batch.hidden_states, .losses = hidden_losses_});
+    loss.sums.divergence -= divergence_excess_ * static_cast<double>(loss.sums.targets);
+    return loss;
   }
   BatchLoss sum;
   for (size_t t = 0; t < teachers_.size(); ++t) {

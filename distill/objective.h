@@ -76,8 +76,9 @@ struct Calibration {
 
 // Sums over targets, in fp64.
 struct LossSums {
-  double loss = 0;           // of the objective
-  double divergence = 0;     // KL(teacher || student) in nats, as far as the distributions tell, whatever is trained on
+  double loss = 0;        // of the objective
+  double divergence = 0;  // KL(teacher || student) in nats, as far as the distributions tell, whatever is trained on;
+                          //   less what their own noise adds to it, where traces know that
   double cross_entropy = 0;  // of the tokens, in nats
   double hidden_states = 0;  // distance, where it is trained on
   int64_t agreements = 0;    // targets whose most probable token is the same for teacher and student
@@ -138,6 +139,7 @@ class Objective {
                     double scale, const at::Tensor& token_weights, const Comparison& compared) const;
 
   kernels::HeadLossOptions head_;
+  double divergence_excess_ = 0;  // of the stored distributions, per target
   double hidden_weight_ = 0;
   std::vector<int64_t> student_layers_;               // of each pair, if hidden states are trained on
   std::vector<std::vector<int64_t>> teacher_layers_;  //   likewise of each teacher, or of the one that wrote the traces

@@ -110,7 +110,7 @@ class Quickstart {
 void Quickstart::capture() {
   data::TraceProvenance provenance = describe_teacher(teacher_, chat_template_.get());
   provenance.sampling = {.max_new_tokens = scale_.max_new_tokens, .seed = options_.seed};
-  provenance.targets = data::TargetSpec{.mode = data::TargetMode::kTopk, .exact = 64};
+  provenance.targets = data::TargetSpec::parse(data::kDefaultTargets);
   provenance.command =
       fmt::format("distill quickstart --teacher {} --out {}", options_.teacher.string(), options_.out.string());
   provenance.version = options_.version;
@@ -180,7 +180,7 @@ QuickstartModel Quickstart::train_student(const std::string& name, const fs::pat
 
   QuickstartModel column{.name = name, .training_tokens_per_second = summary.tokens_per_second};
   data::Batcher batcher = held_out();
-  const Objective objective({}, traces_->provenance().targets);
+  const Objective objective({}, *traces_, student.model->shape(), options_.seed);
   column.held_out = evaluate_targets(*student.model, batcher, objective, nullptr);
   column.cross_entropy = column.held_out->cross_entropy();
   return column;

@@ -39,8 +39,8 @@ class TraceSource {
   // the source; empty if there are none.
   virtual std::span<const std::byte> hidden_states(size_t /*index*/) const { return {}; }
 
-  // By how much a divergence measured from the stored distributions is too great on average, in nats per token: the mean
-  // KL(stored || whole) that the captures measured (docs/targets.md, "Fidelity"); 0 where they did not.
+  // By how much a divergence measured from the stored distributions is too great on average, in nats per token: the
+  // mean KL(stored || whole) that the captures measured (docs/targets.md, "Fidelity"); 0 where they did not.
   virtual double divergence_excess() const { return 0; }
 
   // Whether the targets are those of another tokenizer's tokens, carried over (token_alignment.h).

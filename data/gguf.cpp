@@ -187,11 +187,13 @@ StoredTensor read_tensor(Cursor& cursor) {
     const auto dimensions = cursor.read<uint32_t>();
     core::check(dimensions <= gguf::kMaxDimensions, "it has {} dimensions (limit {})", dimensions,
                 gguf::kMaxDimensions);
-    uint64_t values = 1;
+    uint64_t values = 1, reach = 1;
     for (uint32_t i = 0; i < dimensions; ++i) {
       const auto size = cursor.read<uint64_t>();
-      core::check(size <= INT64_MAX && !__builtin_mul_overflow(values, size, &values) && values <= INT64_MAX,
+      // Strides are products of sizes in which 0 counts as 1: they may overflow where the number of values does not.
+      core::check(!__builtin_mul_overflow(reach, std::max<uint64_t>(size, 1), &reach) && reach <= INT64_MAX,
                   "its shape overflows");
+      values *= size;
       tensor.info.shape.insert(tensor.info.shape.begin(), static_cast<int64_t>(size));
     }
     const auto type = cursor.read<uint32_t>();

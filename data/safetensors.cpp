@@ -24,9 +24,12 @@ const json& member(const json& object, const char* key) {
 }
 
 uint64_t checked_product(const std::vector<int64_t>& shape, uint64_t item_bytes) {
-  uint64_t bytes = item_bytes;
+  uint64_t bytes = item_bytes, reach = item_bytes;
   for (const int64_t size : shape) {
-    core::check(!__builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes), "its shape overflows");
+    // Strides are products of sizes in which 0 counts as 1: they may overflow where the number of values does not.
+    const auto factor = static_cast<uint64_t>(std::max<int64_t>(size, 1));
+    core::check(!__builtin_mul_overflow(reach, factor, &reach) && reach <= INT64_MAX, "its shape overflows");
+    bytes *= static_cast<uint64_t>(size);
   }
   return bytes;
 }

@@ -272,6 +272,7 @@ TEST_F(Gguf, RefusesShapesThatDoNotFitTheirType) {
   EXPECT_THAT(error_of(GgufBuilder{}.tensor_entry("t", {}, 8, 0)), HasSubstr("not made of whole Q8_0 blocks"));
   EXPECT_THAT(error_of(GgufBuilder{}.tensor_entry("t", {32}, 12, 0)), HasSubstr("whole Q4_K blocks of 256"));
   EXPECT_THAT(error_of(GgufBuilder{}.tensor_entry("t", {1, 1, 1, 1, 1}, 0, 0)), HasSubstr("5 dimensions (limit 4)"));
+  EXPECT_THAT(error_of(GgufBuilder{}.tensor_entry("t", {uint64_t{1} << 62, 4, 0}, 0, 0)), HasSubstr("overflows"));
   EXPECT_THAT(error_of(GgufBuilder{}.tensor_entry("t", {32}, 4, 0)), HasSubstr("its type 4 is unknown"));
   EXPECT_THAT(error_of(GgufBuilder{}.tensor_entry("t", {32}, 4000000000u, 0)), HasSubstr("is unknown"));
   EXPECT_THAT(error_of(GgufBuilder{}.tensor("t", {256}, TensorType::kIQ2_XXS, std::string(66, '\0'))),

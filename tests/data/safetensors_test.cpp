@@ -106,6 +106,8 @@ TEST_F(Safetensors, NamesTheDefectOfEveryUnsoundHeader) {
   EXPECT_THAT(error_of(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0]}})", "1234"), HasSubstr("pair of offsets"));
   EXPECT_THAT(error_of(R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", ""),
               HasSubstr("shape overflows"));
+  EXPECT_THAT(error_of(R"({"a":{"dtype":"U8","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}})", ""),
+              HasSubstr("shape overflows"));
   EXPECT_THAT(error_of(R"({"a":{"shape":[4],"data_offsets":[0,4]}})", "1234"), HasSubstr("no \"dtype\""));
   EXPECT_THAT(error_of(R"({"a":7})", ""), HasSubstr("not an object"));
   EXPECT_THAT(error_of(R"([])", ""), HasSubstr("not a JSON object"));

@@ -71,7 +71,7 @@ RansDecoder::RansDecoder(std::span<const std::byte> bytes, unsigned lanes) : lan
     core::check(states_[lane] >= rans::kLowest, "a coder state is out of range");
   }
   const size_t size = bytes.size() / 2 - 2 * lanes;
-  words_.resize(size + 2);
+  words_.resize(size + kZeros);
   std::memcpy(words_.data(), bytes.data() + 4 * lanes, 2 * size);
   next_ = words_.data();
   last_ = next_ + size + 1;

@@ -45,14 +45,15 @@ class RansTable {
   }
 
  private:
+  friend class WideRansDecoder;               // reads several tables at once, by the bytes of their members
   static constexpr unsigned kBucketBits = 4;  // slots in a bucket
   static constexpr size_t kBuckets = size_t{1} << (rans::kScaleBits - kBucketBits);
 
   // 1 if the symbol's interval begins at the slot or before it, else 0.
   uint32_t begins_by(uint32_t symbol, uint32_t slot) const { return (starts_[symbol] - slot - 1) >> 31; }
 
-  std::array<uint16_t, kMaxSymbols + 1> starts_{};  // and 4096 from the last symbol's end on
   std::array<uint8_t, kBuckets> first_{};           // symbol at the first slot of each bucket
+  std::array<uint16_t, kMaxSymbols + 2> starts_{};  // and 4096 from the last symbol's end on
 };
 
 // Collects what is to be coded in the order in which it will be decoded, then writes it from the back.
@@ -120,6 +121,8 @@ class RansDecoder {
   bool overrun() const { return next_ == last_; }
 
  private:
+  friend class WideRansDecoder;
+  static constexpr size_t kZeros = 18;  // behind the words: as many as a step of all lanes may look at, and two
   // Without branches: whether a word is due is as good as random.
   void refill(uint32_t& state) {
     const bool due = state < rans::kLowest;
@@ -130,7 +133,7 @@ class RansDecoder {
 
   std::array<uint32_t, rans::kLanes> states_{};
   unsigned lanes_;
-  std::vector<uint16_t> words_;  // and two zeros
+  std::vector<uint16_t> words_;  // and kZeros zeros
   const uint16_t* next_;
   const uint16_t* last_;  // the second zero, where `next_` is once more was read than there is
 };

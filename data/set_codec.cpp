@@ -11,6 +11,7 @@
 #include "data/adaptive_coder.h"
 #include "data/little_endian.h"
 #include "data/magnitude.h"
+#include "data/set_decoder.h"
 #include "data/set_position.h"
 #include "data/target_encoder.h"
 #include "data/weight_grid.h"
@@ -19,16 +20,6 @@ namespace distill::data {
 namespace {
 
 using namespace set_context;
-
-constexpr unsigned kLevelSymbolBits = 6;  // further bits of a level are raw
-
-unsigned lanes_of(size_t positions) {
-  return static_cast<unsigned>(std::min<size_t>(positions, rans::kLanes));
-}
-
-int32_t drawn_token(const TraceDocument& document, size_t position) {
-  return document.tokens[static_cast<size_t>(document.prompt_length) + position];
-}
 
 // Hands everything there is to code about a document to `sink`, in the order in which it is decoded:
 // sink.symbol(lane, context, symbol), sink.raw(lane, value, bits, context).
@@ -178,169 +169,6 @@ struct MeasuringSink {
   void raw(unsigned, uint32_t, unsigned bits, unsigned context) { part(context) += bits; }
 };
 
-// The mirror image of Emitter, straight into SparseTargets.
-class SetDecoder {
- public:
-  SetDecoder(const TraceDocument& document, std::span<const std::byte> payload, const TraceProvenance& provenance,
-             const SetTables& tables, const WeightGrid& grid, SparseTargets& out)
-      : document_(document),
-        spec_(provenance.targets),
-        tables_(tables),
-        grid_(grid),
-        positions_(static_cast<size_t>(document.completion_length())),
-        stream_(payload, lanes_of(positions_)),
-        out_(out) {}
-
-  void run() {
-    out_.clear();
-    for (size_t begin = 0; begin < positions_; begin += rans::kLanes) {
-      lanes_ = lanes_of(positions_ - begin);
-      read_counts(begin);
-      read_heads();
-      read_tails();
-      for (unsigned lane = 0; lane < lanes_; ++lane) complete(begin + lane, group_[lane]);
-      core::check(!stream_.overrun(), "the coded stream is shorter than its contents");
-    }
-    stream_.finish();
-  }
-
- private:
-  struct Lane {
-    uint32_t heads, tail;
-    size_t begin;      // of the position in the output
-    int32_t drawn;     // the document's own token
-    uint32_t reached;  // by the tail's ranks
-    double rest;       // what the heads so far left
-    uint64_t counts;   // sum of the tail's
-  };
-
-  static uint32_t number(RansDecoder& stream, unsigned lane, const RansTable& table) {
-    const uint32_t symbol = stream.get(lane, table);
-    const unsigned bits = Magnitude::bits_of(symbol);
-    if (bits <= rans::kMaxRawBits) [[likely]]
-      return Magnitude::value(symbol, stream.get_raw(lane, bits));
-    const uint32_t low = stream.get_raw(lane, rans::kMaxRawBits);
-    return Magnitude::value(symbol, low | stream.get_raw(lane, bits - rans::kMaxRawBits) << rans::kMaxRawBits);
-  }
-
-  int32_t id_at(const Lane& lane, uint32_t rank) const {
-    if (rank == 0) return lane.drawn;
-    core::check(rank <= tables_.order.size(), "rank {} of {}", rank, tables_.order.size());
-    const int32_t id = tables_.order.id(rank - 1);
-    core::check(id != lane.drawn, "rank {} stands for the token that has rank 0", rank);
-    return id;
-  }
-
-  void read_counts(size_t begin) {
-    heads_ = tails_ = 0;
-    size_t end = out_.ids.size();
-    const uint32_t most = max_ids(spec_);
-    for (unsigned lane = 0; lane < lanes_; ++lane)
-      group_[lane].heads = number(stream_, lane, tables_.symbols[kHeadCount]);
-    for (unsigned lane = 0; lane < lanes_; ++lane)
-      group_[lane].tail = number(stream_, lane, tables_.symbols[kTailCount]);
-    for (unsigned lane = 0; lane < lanes_; ++lane) {
-      Lane& at = group_[lane];
-      core::check(at.heads <= most && at.tail <= most - at.heads, "{} + {} ids in a position of {} targets", at.heads,
-                  at.tail, spec_.to_string());
-      at.begin = end;
-      at.drawn = drawn_token(document_, begin + lane);
-      at.reached = 0;
-      at.rest = 1;
-      at.counts = at.tail;
-      end += at.heads + at.tail;
-      heads_ = std::max(heads_, at.heads);
-      tails_ = std::max(tails_, at.tail);
-    }
-    // A stream may say much in few bytes; no document that this program writes says more.
-    constexpr size_t kMostIds = size_t{1} << 28;
-    core::check(end <= kMostIds, "more than {} ids in a document", kMostIds);
-    out_.ids.resize(end);
-    out_.weights.resize(end);
-  }
-
-  void read_heads() {
-    const unsigned extra = grid_.bits() - kLevelSymbolBits;
-    RansDecoder stream = std::move(stream_);
-    for (uint32_t head = 0; head < heads_; ++head) {
-      for (unsigned lane = 0; lane < lanes_; ++lane) {
-        const Lane& at = group_[lane];
-        if (head < at.heads)
-          out_.ids[at.begin + head] = id_at(at, number(stream, lane, tables_.symbols[head_rank(head)]));
-      }
-      for (unsigned lane = 0; lane < lanes_; ++lane) {
-        Lane& at = group_[lane];
-        if (head >= at.heads) continue;
-        uint32_t level = stream.get(lane, tables_.symbols[set_context::level(head, at.heads)]) << extra;
-        if (extra > 0) level |= stream.get_raw(lane, extra);
-        core::check(level < grid_.levels(), "level {} of a grid of {}", level, grid_.levels());
-        const double weight = at.rest * grid_.share(level);
-        out_.weights[at.begin + head] = static_cast<float>(weight);
-        at.rest -= weight;
-      }
-    }
-    stream_ = std::move(stream);
-  }
-
-  void read_tails() {
-    const bool drawn = spec_.draws > 0;
-    RansDecoder stream = std::move(stream_);
-    for (uint32_t i = 0; i < tails_; ++i) {
-      for (unsigned lane = 0; lane < lanes_; ++lane) {
-        Lane& at = group_[lane];
-        if (i >= at.tail) continue;
-        // Both below 2^31: no overflow; id_at() bounds what is reached.
-        const uint32_t rank = at.reached + number(stream, lane, tables_.symbols[gap(at.tail - i, at.reached)]);
-        out_.ids[at.begin + at.heads + i] = id_at(at, rank);
-        at.reached = rank + 1;
-        if (!drawn) continue;
-        const uint32_t more = number(stream, lane, tables_.symbols[kMultiplicity]);
-        out_.weights[at.begin + at.heads + i] = 1 + static_cast<float>(more);  // below 2^24 where it makes sense
-        at.counts += more;
-      }
-    }
-    stream_ = std::move(stream);
-  }
-
-  // The tail's weights and the end of the position. Ranks of the tail ascend, so only heads may come twice.
-  void complete(size_t position, const Lane& at) {
-    const std::span all = std::span(out_.ids).subspan(at.begin, at.heads + at.tail);
-    check_distinct(position, all, at.heads);
-    const std::span weights = std::span(out_.weights).subspan(at.begin + at.heads, at.tail);
-    const double unit = at.rest / static_cast<double>(at.counts);
-    for (float& weight : weights)
-      weight = static_cast<float>(unit * (spec_.draws > 0 ? static_cast<double>(weight) : 1));
-    // Only a list of the most probable ids may leave something uncovered.
-    core::check(at.tail > 0 || !spec_.random() || at.rest == 0, "position {}: weights that do not sum to 1", position);
-    out_.uncovered.push_back(at.tail > 0 ? 0.0f : static_cast<float>(std::max(0.0, at.rest)));
-    out_.offsets.push_back(static_cast<int64_t>(at.begin + all.size()));
-  }
-
-  void check_distinct(size_t position, std::span<const int32_t> ids, size_t heads) {
-    bool distinct = true;
-    if (heads <= 32) {
-      for (const int32_t id : ids.first(heads)) distinct &= std::ranges::count(ids, id) == 1;
-    } else {
-      sorted_.assign(ids.begin(), ids.end());
-      std::ranges::sort(sorted_);
-      distinct = std::ranges::adjacent_find(sorted_) == sorted_.end();
-    }
-    core::check(distinct, "position {}: an id appears twice", position);
-  }
-
-  const TraceDocument& document_;
-  const TargetSpec& spec_;
-  const SetTables& tables_;
-  const WeightGrid& grid_;
-  size_t positions_;
-  RansDecoder stream_;
-  SparseTargets& out_;
-  unsigned lanes_ = 0;
-  std::array<Lane, rans::kLanes> group_{};
-  uint32_t heads_ = 0, tails_ = 0;  // most of the group
-  std::vector<int32_t> sorted_;
-};
-
 }  // namespace
 
 SetCodec::SetCodec(const TraceProvenance& provenance, std::vector<std::byte> model)
@@ -384,7 +212,7 @@ void SetCodec::encode(const TraceDocument& document, const SparseTargets& target
 
 void SetCodec::decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const {
   const auto tables = this->tables();
-  SetDecoder(document, payload, provenance_, *tables, *grid_, out).run();
+  decode_sets(document, payload, provenance_.targets, *tables, *grid_, out, DecodePath::kFastest);
 }
 
 TargetCodec::Sizes SetCodec::sizes(const Trace& trace, std::span<const std::byte>) const {

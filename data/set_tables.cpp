@@ -29,9 +29,9 @@ IdOrder::IdOrder(std::span<const uint8_t> classes) : vocabulary_(classes.size())
   std::array<size_t, 257> begin{};  // of the class, from the last class down
   for (const uint8_t value : classes) ++begin[255 - value + 1u];
   std::partial_sum(begin.begin(), begin.end(), begin.begin());
-  const size_t seen = begin[255];
+  size_ = begin[255];
   const auto sort = [&](auto& ids) {
-    ids.resize(seen);
+    ids.resize(size_ + 1);
     for (size_t id = 0; id < classes.size(); ++id) {
       if (classes[id] > 0) {
         ids[begin[255u - classes[id]]++] = static_cast<std::remove_reference_t<decltype(ids[0])>>(id);

@@ -59,17 +59,22 @@ class IdOrder {
  public:
   explicit IdOrder(std::span<const uint8_t> classes);
 
-  size_t size() const { return narrow_.size() + wide_.size(); }
+  size_t size() const { return size_; }
   int32_t id(size_t rank) const { return narrow_.empty() ? wide_[rank] : narrow_[rank]; }
+  // All ids by rank, either as 16-bit or as 32-bit numbers; the other is null. A zero follows the last, so that each
+  // can be read as 32 bits.
+  const uint16_t* narrow() const { return narrow_.empty() ? nullptr : narrow_.data(); }
+  const int32_t* wide() const { return wide_.empty() ? nullptr : wide_.data(); }
   // The rank of each id [vocabulary]; kNone without one.
   static constexpr uint32_t kNone = UINT32_MAX;
   std::vector<uint32_t> ranks() const;
-  size_t bytes() const { return narrow_.size() * sizeof(uint16_t) + wide_.size() * sizeof(int32_t); }
+  size_t bytes() const { return size_ * (narrow_.empty() ? sizeof(int32_t) : sizeof(uint16_t)); }
 
  private:
   size_t vocabulary_;
+  size_t size_;
   std::vector<uint16_t> narrow_;  // either this, if it can hold every id,
-  std::vector<int32_t> wide_;     // or this
+  std::vector<int32_t> wide_;     // or this; then a zero
 };
 
 struct SetTables {

@@ -10,6 +10,8 @@
 
 #include "data/adaptive_coder.h"
 #include "data/magnitude.h"
+#include "data/set_decoder.h"
+#include "data/set_position.h"
 #include "data/weight_grid.h"
 #include "tests/data/expect_error.h"
 #include "tests/data/sample_traces.h"
@@ -125,6 +127,82 @@ TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
       damaged.resize(random.next_below(static_cast<uint32_t>(payload.size())));
       EXPECT_NE(error_of([&] { codec->decode(trace.document, damaged, out); }), "");
     }
+  }
+}
+
+// What decoding gives or says on the path: the targets, or the message of the error.
+std::string decoded_by(DecodePath path, const Trace& trace, std::span<const std::byte> payload,
+                       const TraceProvenance& provenance, const SetTables& tables, SparseTargets& out) {
+  return error_of([&] {
+    decode_sets(trace.document, payload, provenance.targets, tables, WeightGrid::of(weight_bits(provenance.targets)),
+                out, path);
+  });
+}
+
+void expect_equal_paths(const Trace& trace, std::span<const std::byte> payload, const TraceProvenance& provenance,
+                        const SetTables& tables) {
+  SparseTargets one_by_one, together;
+  const std::string error = decoded_by(DecodePath::kScalar, trace, payload, provenance, tables, one_by_one);
+  ASSERT_EQ(decoded_by(DecodePath::kFastest, trace, payload, provenance, tables, together), error);
+  if (!error.empty()) return;
+  EXPECT_EQ(together.ids, one_by_one.ids);
+  EXPECT_EQ(together.weights, one_by_one.weights);
+  EXPECT_EQ(together.uncovered, one_by_one.uncovered);
+  EXPECT_EQ(together.offsets, one_by_one.offsets);
+}
+
+TEST_P(SetCodecTest, DecodesTheSameWithAllLanesTogether) {
+  const auto codec = trained_codec(traces_, provenance_);
+  const auto tables = SetTables::decode(codec->model(), 300);
+  core::Philox random(4, 0, 0);
+  for (const Trace& trace : traces_) {
+    std::vector<std::byte> payload;
+    codec->encode(trace.document, trace.targets, payload);
+    expect_equal_paths(trace, payload, provenance_, *tables);
+    for (int round = 0; round < 100; ++round) {
+      auto damaged = payload;
+      damaged[random.next_below(static_cast<uint32_t>(damaged.size()))] ^=
+          static_cast<std::byte>(1 + random.next_below(255));
+      expect_equal_paths(trace, damaged, provenance_, *tables);
+      damaged.resize(random.next_below(static_cast<uint32_t>(payload.size())));
+      expect_equal_paths(trace, damaged, provenance_, *tables);
+    }
+  }
+}
+
+// Ids of more than 16 bits; ranks of more than 16 raw bits, which only a damaged or odd stream has.
+TEST(SetCodec, DecodesTheSameWithAllLanesTogetherInALargeVocabulary) {
+  constexpr size_t kVocab = 400'000;
+  const auto provenance = sample_provenance("threshold:16", kVocab);
+  // Every id has a rank, and every symbol of every context occurs.
+  const std::vector<uint8_t> classes(kVocab + set_context::kContexts * Magnitude::kSymbols, 1);
+  const SetTables tables(classes, kVocab);
+  core::Philox random(5, 0, 0);
+  Trace trace;
+  trace.document.key = {"p", 0};
+  trace.document.prompt_length = 1;
+  trace.document.tokens = {0};
+  for (int i = 0; i < 64; ++i) {
+    trace.document.tokens.push_back(static_cast<int32_t>(random.next_below(kVocab)));
+    std::vector<int32_t> ids;
+    for (int j = 0; j < 4; ++j) ids.push_back(static_cast<int32_t>(random.next_below(kVocab / 4)) * 4 + j);
+    trace.targets.ids.insert(trace.targets.ids.end(), ids.begin(), ids.end());
+    trace.targets.weights.insert(trace.targets.weights.end(), {0.25f, 0.25f, 0.25f, 0.25f});
+    trace.targets.uncovered.push_back(0);
+    trace.targets.offsets.push_back(static_cast<int64_t>(trace.targets.ids.size()));
+  }
+  std::vector<std::byte> model, payload;
+  encode_adaptively(classes, model);
+  const auto codec = TargetCodec::open({{"name", "sets"}, {"version", 1}, {"weight_bits", 6}}, model, provenance);
+  codec->encode(trace.document, trace.targets, payload);
+  SparseTargets out;
+  ASSERT_EQ(decoded_by(DecodePath::kFastest, trace, payload, provenance, tables, out), "");
+  EXPECT_EQ(weights_of(out[5]), weights_of(trace.targets[5]));
+  expect_equal_paths(trace, payload, provenance, tables);
+  for (size_t i = 0; i < payload.size(); ++i) {
+    auto damaged = payload;
+    damaged[i] ^= std::byte{1};
+    expect_equal_paths(trace, damaged, provenance, tables);
   }
 }
 

@@ -74,7 +74,7 @@ Evaluation evaluate_data(const Options& options, const TextModel& model) {
   traces->require(model.tokenizer->fingerprint(), model.model->shape().vocab_size);
   data::Batcher batcher(traces, choose_documents(options, model.files));
   core::Progress progress("evaluating", batcher.documents(), "documents");
-  return evaluate_targets(*model.model, batcher, Objective({}, *traces, model.model->shape(), 0), &progress);
+  return evaluate_targets(*model.model, batcher, Objective({}, *traces), &progress);
 }
 
 TaskAccuracy evaluate_task(const Options& options, const TextModel& model) {

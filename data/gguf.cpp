@@ -187,15 +187,12 @@ StoredTensor read_tensor(Cursor& cursor) {
     const auto dimensions = cursor.read<uint32_t>();
     core::check(dimensions <= gguf::kMaxDimensions, "it has {} dimensions (limit {})", dimensions,
                 gguf::kMaxDimensions);
-    uint64_t values = 1, reach = 1;
     for (uint32_t i = 0; i < dimensions; ++i) {
       const auto size = cursor.read<uint64_t>();
-      // Strides are products of sizes in which 0 counts as 1: they may overflow where the number of values does not.
-      core::check(!__builtin_mul_overflow(reach, std::max<uint64_t>(size, 1), &reach) && reach <= INT64_MAX,
-                  "its shape overflows");
-      values *= size;
+      core::check(size <= INT64_MAX, "its shape overflows");
       tensor.info.shape.insert(tensor.info.shape.begin(), static_cast<int64_t>(size));
     }
+    const uint64_t values = checked_bytes(tensor.info.shape, 1);
     const auto type = cursor.read<uint32_t>();
     const gguf::BlockLayout* layout = gguf::block_layout(type);
     core::check(layout != nullptr, "its type {} is unknown", type);

@@ -3,12 +3,14 @@
 #include <c10/util/Float8_e4m3fn.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <functional>
 
 #include "core/config.h"
 #include "core/error.h"
+#include "core/names.h"
 #include "data/little_endian.h"
 #include "kernels/fp8/e4m3.h"
 #include "kernels/multiversion.h"
@@ -21,6 +23,7 @@ using kernels::E4m3;
 
 constexpr size_t kScaleBlock = 128;  // values that share a scale
 constexpr float kLargest = 3e38F;    // that every form holds
+constexpr std::array<std::string_view, 2> kTypeNames{"bf16", "fp8"};
 constexpr int64_t kMaxWidth = int64_t{1} << 20, kMaxLayers = 4096;
 
 void encode_fp8(std::span<const float> state, std::vector<std::byte>& out) {
@@ -48,29 +51,14 @@ DISTILL_MULTIVERSION void widen_fp8(const std::byte* codes, float scale, size_t 
   for (size_t i = 0; i < count; ++i) to[i] = kernels::to_float(load<E4m3>(codes, i)) * scale;
 }
 
-int64_t parse_layer(std::string_view word, int64_t last_layer) {
-  if (word == "last") return last_layer;
-  int64_t layer = -1;
-  const char* const end = word.data() + word.size();
-  const auto [stop, error] = std::from_chars(word.data(), end, layer);
-  if (error != std::errc() || stop != end || layer < 0 || layer > last_layer) {
-    core::fail_usage("hidden states: '{}' is no layer of this model: 0 (the embedding) to {}, or last", word,
-                     last_layer);
-  }
-  return layer;
-}
-
 }  // namespace
 
 std::string_view to_string(HiddenType type) {
-  return type == HiddenType::kBf16 ? "bf16" : "fp8";
+  return kTypeNames[static_cast<size_t>(type)];
 }
 
 HiddenType parse_hidden_type(std::string_view name) {
-  for (const auto type : {HiddenType::kBf16, HiddenType::kFp8}) {
-    if (name == to_string(type)) return type;
-  }
-  core::fail_usage("'{}' is neither bf16 nor fp8", name);
+  return core::parse_name<HiddenType>(kTypeNames, name);
 }
 
 size_t HiddenStatesSpec::scales() const {
@@ -147,11 +135,26 @@ HiddenStatesSpec HiddenStatesSpec::from_json(const nlohmann::json& json, const s
   return spec;
 }
 
+std::optional<int64_t> parse_layer(std::string_view word) {
+  if (word == "last") return kLastLayer;
+  int64_t layer = -1;
+  const char* const end = word.data() + word.size();
+  const auto [stop, error] = std::from_chars(word.data(), end, layer);
+  if (error != std::errc() || stop != end || layer < 0) return std::nullopt;
+  return layer;
+}
+
 std::vector<int64_t> parse_layers(std::string_view text, int64_t last_layer) {
   std::vector<int64_t> layers;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size());
-    layers.push_back(parse_layer(text.substr(begin, end - begin), last_layer));
+    const std::string_view word = text.substr(begin, end - begin);
+    const std::optional<int64_t> layer = parse_layer(word);
+    if (!layer || *layer > last_layer) {
+      core::fail_usage("hidden states: '{}' is no layer of this model: 0 (the embedding) to {}, or last", word,
+                       last_layer);
+    }
+    layers.push_back(*layer == kLastLayer ? last_layer : *layer);
     begin = end + 1;
   }
   std::ranges::sort(layers);

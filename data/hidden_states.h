@@ -52,6 +52,12 @@ struct HiddenStatesSpec {
   bool operator==(const HiddenStatesSpec&) const = default;
 };
 
+// The last layer of a model that is not at hand.
+inline constexpr int64_t kLastLayer = -1;
+
+// "last" (kLastLayer), or the number of a layer; nothing if `word` is neither.
+std::optional<int64_t> parse_layer(std::string_view word);
+
 // The layers that "0,12,last" names of a model with `last_layer` layers, ascending. Throws UsageError for others, and
 // for one that is named twice.
 std::vector<int64_t> parse_layers(std::string_view text, int64_t last_layer);

@@ -23,17 +23,6 @@ const json& member(const json& object, const char* key) {
   return *it;
 }
 
-uint64_t checked_product(const std::vector<int64_t>& shape, uint64_t item_bytes) {
-  uint64_t bytes = item_bytes, reach = item_bytes;
-  for (const int64_t size : shape) {
-    // Strides are products of sizes in which 0 counts as 1: they may overflow where the number of values does not.
-    const auto factor = static_cast<uint64_t>(std::max<int64_t>(size, 1));
-    core::check(!__builtin_mul_overflow(reach, factor, &reach) && reach <= INT64_MAX, "its shape overflows");
-    bytes *= static_cast<uint64_t>(size);
-  }
-  return bytes;
-}
-
 std::vector<int64_t> parse_shape(const json& value) {
   core::check(value.is_array(), "\"shape\" is not an array");
   std::vector<int64_t> shape;
@@ -125,7 +114,7 @@ void SafetensorsFile::parse() {
       const auto type = safetensors::scalar_type(info.dtype);
       core::check(type.has_value(), "dtype {} is not supported", info.dtype);
       const Extent extent = parse_extent(member(entry, "data_offsets"), bytes.size() - data_begin);
-      info.bytes = checked_product(info.shape, c10::elementSize(*type));
+      info.bytes = checked_bytes(info.shape, c10::elementSize(*type));
       core::check(info.bytes == extent.end - extent.begin, "{} of shape [{}] takes {} bytes, but the file gives it {}",
                   info.dtype, fmt::join(info.shape, ", "), info.bytes, extent.end - extent.begin);
       tensors_.push_back(std::move(info));

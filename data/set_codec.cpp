@@ -61,7 +61,7 @@ class Emitter {
     } catch (...) {
       core::rethrow_with_context(fmt::format("position {}", position));
     }
-    at.drawn = drawn_token(document_, position);
+    at.drawn = document_.completion()[position];
     at.reached = 0;
     at.tail.clear();
     for (size_t i = 0; i < at.set.tail.size(); ++i) {

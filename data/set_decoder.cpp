@@ -79,7 +79,7 @@ class SetDecoder {
     for (unsigned lane = 0; lane < lanes_; ++lane) {
       core::check(heads_[lane] <= most && tails_[lane] <= most - heads_[lane],
                   "{} + {} ids in a position of {} targets", heads_[lane], tails_[lane], spec_.to_string());
-      drawn_[lane] = drawn_token(document_, begin + lane);
+      drawn_[lane] = document_.completion()[begin + lane];
       most_heads_ = std::max(most_heads_, heads_[lane]);
       most_tails_ = std::max(most_tails_, tails_[lane]);
       ids += static_cast<size_t>(heads_[lane] + tails_[lane]);

@@ -22,11 +22,6 @@ inline unsigned lanes_of(size_t positions) {
   return static_cast<unsigned>(std::min<size_t>(positions, rans::kLanes));
 }
 
-// The token that the document continues with at a position of its completion.
-inline int32_t drawn_token(const TraceDocument& document, size_t position) {
-  return document.tokens[static_cast<size_t>(document.prompt_length) + position];
-}
-
 // The lanes of a group one after the other, or together with AVX2 where the processor has it. The results are the same.
 enum class DecodePath { kScalar, kFastest };
 

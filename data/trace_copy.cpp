@@ -70,9 +70,7 @@ TraceCopySummary copy_traces(std::span<const std::filesystem::path> sources, con
     check_mixes(readers.front().provenance(), readers.back().provenance(), source);
   }
   TraceWriterOptions writing{.documents_per_shard = options.documents_per_shard};
-  for (const TraceReader& reader : readers) {
-    for (const auto& shard : reader.shards()) merge(writing.fidelity, shard->fidelity());
-  }
+  for (const TraceReader& reader : readers) merge(writing.fidelity, reader.fidelity());
   TraceWriter writer(directory, readers.front().provenance(), writing);
   TraceCopySummary summary;
   const bool all = !options.wanted && !options.unique && options.per_prompt == UINT64_MAX;

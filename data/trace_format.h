@@ -1,11 +1,15 @@
-// Constants of the trace shard and of its journal, shared by reader and writer. docs/trace-format.md describes both for
+// Layout of the trace shard and of its journal, shared by reader and writer. docs/trace-format.md describes both for
 // programs in other languages.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
+
+#include "core/digest.h"
 
 namespace distill::data::trace_format {
 
@@ -76,6 +80,22 @@ inline constexpr std::array<std::string_view, kDatasets> kDatasetNames{
     "hidden",
 };
 static_assert(kRegionsAt + kDatasets * 16 <= kUserBlockBytes);
+
+// Where the datasets of kBulk lie in a file, apart from each other.
+using Bulk = std::array<std::span<const std::byte>, kBulk.size()>;
+// What belongs at kStructureCrcAt.
+inline uint32_t structure_crc(std::span<const std::byte> file, Bulk bulk) {
+  std::ranges::sort(bulk, {}, [](const auto& region) { return region.data(); });
+  uint32_t crc = 0;
+  size_t at = kUserBlockBytes;
+  for (const auto& region : bulk) {
+    if (region.empty()) continue;
+    const auto begin = static_cast<size_t>(region.data() - file.data());
+    crc = core::crc32c(file.subspan(at, begin - at), crc);
+    at = begin + region.size();
+  }
+  return core::crc32c(file.subspan(at), crc);
+}
 
 inline constexpr size_t kMaxPromptIdBytes = 4096;
 inline constexpr size_t kMaxTokensPerDocument = size_t{1} << 24;

@@ -108,12 +108,15 @@ std::span<const std::byte> TraceReader::hidden_states(size_t index) const {
   return shard.hidden_states(local);
 }
 
+std::optional<Fidelity> TraceReader::fidelity() const {
+  std::optional<Fidelity> all;
+  for (const auto& shard : shards_) merge(all, shard->fidelity());
+  return all;
+}
+
 double TraceReader::divergence_excess() const {
-  Fidelity all;
-  for (const auto& shard : shards_) {
-    if (const auto measured = shard->fidelity()) all += *measured;
-  }
-  return all.positions() > 0 ? all.divergence() : 0;
+  const std::optional<Fidelity> measured = fidelity();
+  return measured ? measured->divergence() : 0;
 }
 
 }  // namespace distill::data

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "data/target_fidelity.h"
 #include "data/trace.h"
 #include "data/trace_source.h"
 
@@ -48,6 +50,8 @@ class TraceReader final : public TraceSource {
   TraceDocument read_document(size_t index) const override;
   std::span<const std::byte> hidden_states(size_t index) const override;
   double divergence_excess() const override;
+  // Of all shards in which it was measured; nothing if it was in none.
+  std::optional<Fidelity> fidelity() const;
 
   const std::vector<std::shared_ptr<const TraceShard>>& shards() const { return shards_; }
 

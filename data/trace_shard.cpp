@@ -128,19 +128,10 @@ void TraceShard::find_regions(bool may_be_cut) {
 // Everything but the user block (already verified) and the bulk.
 void TraceShard::verify_structure() const {
   const auto bytes = file_->bytes();
-  std::array<std::span<const std::byte>, format::kBulk.size()> bulk;
+  format::Bulk bulk;
   std::ranges::transform(format::kBulk, bulk.begin(), [&](format::Dataset dataset) { return regions_[dataset]; });
-  std::ranges::sort(bulk, {}, [](const auto& region) { return region.data(); });
-  uint32_t crc = 0;
-  const std::byte* at = bytes.data() + format::kUserBlockBytes;
-  for (const auto& region : bulk) {
-    if (region.empty()) continue;
-    crc = core::crc32c({at, region.data()}, crc);
-    at = region.data() + region.size();
-  }
-  crc = core::crc32c({at, bytes.data() + bytes.size()}, crc);
   // The search for the document reads everything.
-  if (crc != load<uint32_t>(bytes.data() + format::kStructureCrcAt)) {
+  if (format::structure_crc(bytes, bulk) != load<uint32_t>(bytes.data() + format::kStructureCrcAt)) {
     core::fail("damaged: the checksum of the file's structure and document table does not match{}", damaged_document());
   }
 }

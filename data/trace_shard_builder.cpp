@@ -124,17 +124,11 @@ void fill_user_block(std::vector<std::byte>& image, uint32_t version,
   put(format::kFileSizeAt, static_cast<uint64_t>(image.size()));
   for (size_t i = 0; i < regions.size(); ++i) put(format::kRegionsAt + i * sizeof(Region), regions[i]);
 
-  std::array<Region, format::kBulk.size()> bulk;
-  std::ranges::transform(format::kBulk, bulk.begin(), [&](format::Dataset dataset) { return regions[dataset]; });
-  std::ranges::sort(bulk, {}, &Region::offset);
-  uint32_t crc = 0;
-  uint64_t at = format::kUserBlockBytes;
-  for (const Region& region : bulk) {
-    if (region.bytes == 0) continue;
-    crc = core::crc32c(std::span(image).subspan(at, region.offset - at), crc);
-    at = region.offset + region.bytes;
-  }
-  put(format::kStructureCrcAt, core::crc32c(std::span(image).subspan(at), crc));
+  format::Bulk bulk;
+  std::ranges::transform(format::kBulk, bulk.begin(), [&](format::Dataset dataset) {
+    return std::span(image).subspan(regions[dataset].offset, regions[dataset].bytes);
+  });
+  put(format::kStructureCrcAt, format::structure_crc(image, bulk));
   put(format::kBlockCrcAt, core::crc32c(std::span(image).first(format::kUserBlockBytes)));
 }
 

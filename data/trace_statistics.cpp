@@ -19,14 +19,13 @@ nlohmann::json measure_traces(const TraceReader& reader) {
   TargetCodec::Sizes sizes;
   std::array<uint64_t, 2> finished{};
   std::array<uint64_t, 3> verdicts{};
-  std::optional<Fidelity> fidelity;
+  const std::optional<Fidelity> fidelity = reader.fidelity();
   std::map<uint64_t, uint64_t> lengths, id_counts;
   for (const auto& shard : reader.shards()) {
     total += static_cast<double>(shard->file_bytes());
     tokens += static_cast<double>(shard->bytes(trace_format::kTokens));
     hidden += static_cast<double>(shard->bytes(trace_format::kHidden));
     sizes.ids += static_cast<double>(shard->bytes(trace_format::kModel));
-    merge(fidelity, shard->fidelity());
     for (size_t i = 0; i < shard->size(); ++i) {
       const Trace trace = shard->trace(i);
       sizes += shard->codec().sizes(trace, shard->payload(i));

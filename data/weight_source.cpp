@@ -5,8 +5,19 @@
 #include <algorithm>
 
 #include "core/digest.h"
+#include "core/error.h"
 
 namespace distill::data {
+
+uint64_t checked_bytes(std::span<const int64_t> shape, uint64_t item_bytes) {
+  uint64_t bytes = item_bytes, reach = item_bytes;
+  for (const int64_t size : shape) {
+    const auto factor = static_cast<uint64_t>(std::max<int64_t>(size, 1));
+    core::check(!__builtin_mul_overflow(reach, factor, &reach) && reach <= INT64_MAX, "its shape overflows");
+    bytes *= static_cast<uint64_t>(size);
+  }
+  return bytes;
+}
 
 const TensorInfo* WeightSource::find(std::string_view name) const {
   const auto& all = tensors();

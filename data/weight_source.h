@@ -23,6 +23,10 @@ struct TensorInfo {
   uint64_t bytes = 0;  // as stored
 };
 
+// Bytes of a tensor of that shape and so many bytes per item. Throws Error if they overflow, or the tensor's strides
+// would: these are products of sizes in which 0 counts as 1.
+uint64_t checked_bytes(std::span<const int64_t> shape, uint64_t item_bytes);
+
 // Thread-safe after construction. Tensors returned may share the file's mapping and keep it alive.
 class WeightSource {
  public:

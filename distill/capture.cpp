@@ -36,21 +36,25 @@ class Capture {
   CaptureSummary run();
 
  private:
+  // What is kept of an unfinished answer.
+  struct Evidence {
+    data::SparseTargets targets;
+    std::vector<std::byte> hidden_states;
+  };
+  using Rows = std::span<const nn::LogitsRow>;
+
   std::optional<nn::GenerationRequest> next_request();
-  void keep_targets(const at::Tensor& logits, std::span<const nn::LogitsRow> rows);
-  void keep_hidden_states(const at::Tensor& states, std::span<const nn::LogitsRow> rows);
+  // body(row, its answer's evidence) for every row, on all threads.
+  template <typename Body>
+  void for_each_row(Rows rows, const Body& body);
+  void keep_targets(const at::Tensor& logits, Rows rows);
+  void keep_hidden_states(const at::Tensor& states, Rows rows);
 
   const CaptureTeacher& teacher_;
   const data::TraceProvenance& provenance_;
   nn::GenerateOptions generate_options_;
   TraceCollector collector_;
   nn::GenerationEngine engine_;
-  // What is kept of an unfinished answer.
-  struct Evidence {
-    data::SparseTargets targets;
-    std::vector<std::byte> hidden_states;
-  };
-  std::vector<Evidence*> evidence_of(std::span<const nn::LogitsRow> rows);
   std::map<data::TraceKey, Evidence> evidence_;
 };
 
@@ -75,42 +79,36 @@ std::optional<nn::GenerationRequest> Capture::next_request() {
   return std::nullopt;
 }
 
-std::vector<Capture::Evidence*> Capture::evidence_of(std::span<const nn::LogitsRow> rows) {
+template <typename Body>
+void Capture::for_each_row(Rows rows, const Body& body) {
   std::vector<Evidence*> outputs;
   for (const auto& row : rows) outputs.push_back(&evidence_.at({std::string(row.id), row.sample}));
-  return outputs;
-}
-
-void Capture::keep_targets(const at::Tensor& logits, std::span<const nn::LogitsRow> rows) {
-  const std::vector<Evidence*> outputs = evidence_of(rows);
-  const auto vocab = static_cast<size_t>(logits.size(1));
-  const auto* values = logits.const_data_ptr<float>();
-  at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
     for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
-      core::with_context(fmt::format("prompt \"{}\"", rows[row].id), [&] {
-        data::capture_target({values + row * vocab, vocab}, provenance_, {std::string(rows[row].id), rows[row].sample},
-                             static_cast<uint64_t>(rows[row].index), outputs[row]->targets);
-      });
+      core::with_context(fmt::format("prompt \"{}\"", rows[row].id), [&] { body(row, *outputs[row]); });
     }
   });
 }
 
-void Capture::keep_hidden_states(const at::Tensor& states, std::span<const nn::LogitsRow> rows) {
-  const std::vector<Evidence*> outputs = evidence_of(rows);
+void Capture::keep_targets(const at::Tensor& logits, Rows rows) {
+  const auto vocab = static_cast<size_t>(logits.size(1));
+  const auto* values = logits.const_data_ptr<float>();
+  for_each_row(rows, [&](size_t row, Evidence& evidence) {
+    data::capture_target({values + row * vocab, vocab}, provenance_, {std::string(rows[row].id), rows[row].sample},
+                         static_cast<uint64_t>(rows[row].index), evidence.targets);
+  });
+}
+
+void Capture::keep_hidden_states(const at::Tensor& states, Rows rows) {
   const at::Tensor values = states.to(at::kFloat).contiguous();  // [rows, layers, hidden]
   const auto size = static_cast<size_t>(values.size(1) * values.size(2));
-  at::parallel_for(0, values.size(0), 1, [&](int64_t begin, int64_t end) {
-    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
-      core::with_context(fmt::format("prompt \"{}\"", rows[row].id), [&] {
-        provenance_.hidden_states->encode({values.const_data_ptr<float>() + row * size, size},
-                                          outputs[row]->hidden_states);
-      });
-    }
+  const auto* from = values.const_data_ptr<float>();
+  for_each_row(rows, [&](size_t row, Evidence& evidence) {
+    provenance_.hidden_states->encode({from + row * size, size}, evidence.hidden_states);
   });
 }
 
 CaptureSummary Capture::run() {
-  using Rows = std::span<const nn::LogitsRow>;
   nn::EngineHooks hooks;
   hooks.on_logits = [&](const at::Tensor& logits, Rows rows) { keep_targets(logits, rows); };
   if (provenance_.hidden_states) {

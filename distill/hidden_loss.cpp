@@ -3,21 +3,25 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <array>
 #include <cmath>
 
-#include "core/error.h"
+#include "core/names.h"
 
 namespace distill {
 
+namespace {
+
+constexpr std::array<std::string_view, 2> kDistanceNames{"mse", "cosine"};
+
+}  // namespace
+
 std::string_view to_string(HiddenDistance distance) {
-  return distance == HiddenDistance::kMse ? "mse" : "cosine";
+  return kDistanceNames[static_cast<size_t>(distance)];
 }
 
 HiddenDistance parse_hidden_distance(std::string_view name) {
-  for (const auto distance : {HiddenDistance::kMse, HiddenDistance::kCosine}) {
-    if (name == to_string(distance)) return distance;
-  }
-  core::fail_usage("'{}' is neither mse nor cosine", name);
+  return core::parse_name<HiddenDistance>(kDistanceNames, name);
 }
 
 HiddenLoss::HiddenLoss(HiddenDistance distance, int64_t student_size, int64_t teacher_size, uint64_t seed)

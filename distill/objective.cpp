@@ -236,8 +236,7 @@ BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& 
   const nn::PackedBatch packed{
       .tokens = batch.tokens, .positions = batch.positions, .sequence_offsets = batch.sequence_offsets};
   nn::LayerTap tap{.layers = student_layers_};
-  const at::Tensor hidden =
-      tap.layers.empty() ? model.forward(packed) : model.forward_tapped(packed, nullptr, nullptr, tap);
+  const at::Tensor hidden = model.forward_tapped(packed, nullptr, nullptr, tap);
   const std::vector<at::Tensor> states = rows_of(tap, batch.target_rows);
   const at::Tensor head = model.head_weight();
   kernels::HeadLossTargets targets{.rows = batch.target_rows,
@@ -260,8 +259,7 @@ BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& 
     {
       const c10::NoGradGuard no_grad;
       nn::LayerTap taught{.layers = teacher_layers_.empty() ? std::vector<int64_t>() : teacher_layers_[t]};
-      const at::Tensor last = taught.layers.empty() ? teacher.model->forward(packed)
-                                                    : teacher.model->forward_tapped(packed, nullptr, nullptr, taught);
+      const at::Tensor last = teacher.model->forward_tapped(packed, nullptr, nullptr, taught);
       theirs = rows_of(taught, batch.target_rows);
       targets.teacher_hidden = last.index_select(0, batch.target_rows);
       targets.teacher_weight = teacher.head;

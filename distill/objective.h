@@ -38,7 +38,7 @@ enum class OtherTokenizer : uint8_t {
 };
 
 // Layers whose hidden states are compared, numbered as in nn::LayerTap.
-inline constexpr int64_t kLastLayer = -1;
+using data::kLastLayer;
 struct LayerPair {
   int64_t student = kLastLayer;
   int64_t teacher = kLastLayer;
@@ -110,8 +110,8 @@ class Objective {
   Objective(const ObjectiveOptions& options, const data::TargetSpec& spec, bool carried_over = false);
   // Of everything that traces store, hidden states included. The student's shape and the seed are for the projectors of
   // these, if they are trained on. Throws UsageError too if the traces or the student don't have those layers.
-  Objective(const ObjectiveOptions& options, const data::TraceSource& traces, const nn::ModelShape& student,
-            uint64_t seed);
+  Objective(const ObjectiveOptions& options, const data::TraceSource& traces, const nn::ModelShape& student = {},
+            uint64_t seed = 0);
   // Of teachers; batches need neither distributions nor hidden states.
   Objective(const ObjectiveOptions& options, std::vector<OnlineTeacher> teachers, const nn::ModelShape& student = {},
             uint64_t seed = 0);

@@ -5,15 +5,19 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <numeric>
 #include <utility>
 
 #include "core/error.h"
+#include "core/names.h"
 #include "distill/muon.h"
 
 namespace distill {
 namespace {
+
+constexpr std::array<std::string_view, 2> kKindNames{"adamw", "muon"};
 
 // The arguments of one call of the fused kernel: parameters that share a learning rate and a weight decay.
 struct FusedGroup {
@@ -31,14 +35,11 @@ at::Tensor no_moments(const at::Tensor& parameter) {
 }  // namespace
 
 std::string_view to_string(OptimizerKind kind) {
-  return kind == OptimizerKind::kMuon ? "muon" : "adamw";
+  return kKindNames[static_cast<size_t>(kind)];
 }
 
 OptimizerKind parse_optimizer(std::string_view name) {
-  for (const auto kind : {OptimizerKind::kAdamW, OptimizerKind::kMuon}) {
-    if (name == to_string(kind)) return kind;
-  }
-  core::fail_usage("'{}' is neither adamw nor muon", name);
+  return core::parse_name<OptimizerKind>(kKindNames, name);
 }
 
 Optimizer::Optimizer(const data::NamedTensors& parameters, const OptimizerOptions& options, const nn::RankGroup* ranks)

@@ -180,7 +180,7 @@ QuickstartModel Quickstart::train_student(const std::string& name, const fs::pat
 
   QuickstartModel column{.name = name, .training_tokens_per_second = summary.tokens_per_second};
   data::Batcher batcher = held_out();
-  const Objective objective({}, *traces_, student.model->shape(), options_.seed);
+  const Objective objective({}, *traces_);
   column.held_out = evaluate_targets(*student.model, batcher, objective, nullptr);
   column.cross_entropy = column.held_out->cross_entropy();
   return column;

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 
 #include "core/config.h"
 #include "core/error.h"
 #include "core/json_difference.h"
+#include "core/names.h"
 #include "distill/target_support.h"
 
 namespace distill {
@@ -66,33 +66,8 @@ class Section {
   core::ConfigReader reader_;
 };
 
-std::string_view tail_name(kernels::TailRule tail) {
-  return tail == kernels::TailRule::kGhost ? "ghost" : "renormalise";
-}
-
-kernels::TailRule parse_tail(std::string_view name) {
-  for (const auto tail : {kernels::TailRule::kGhost, kernels::TailRule::kRenormalise}) {
-    if (name == tail_name(tail)) return tail;
-  }
-  core::fail_usage("'{}' is neither ghost nor renormalise", name);
-}
-
+constexpr std::array<std::string_view, 2> kTailRule{"ghost", "renormalise"};
 constexpr std::array<std::string_view, 3> kOtherTokenizer{"refuse", "text", "aligned"};
-
-OtherTokenizer parse_other_tokenizer(std::string_view name) {
-  const auto found = std::ranges::find(kOtherTokenizer, name);
-  if (found == kOtherTokenizer.end()) core::fail_usage("'{}' is none of {}", name, fmt::join(kOtherTokenizer, ", "));
-  return static_cast<OtherTokenizer>(found - kOtherTokenizer.begin());
-}
-
-// "last", or the number of a layer.
-std::optional<int64_t> parse_layer(const std::string& text) {
-  if (text == "last") return kLastLayer;
-  int64_t layer = -1;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layer);
-  if (error != std::errc() || end != text.data() + text.size() || layer < 0) return std::nullopt;
-  return layer;
-}
 
 // {student's layer: teacher's layer}, in ascending order of the student's.
 void read_layers(Section& section, std::vector<LayerPair>& layers) {
@@ -103,8 +78,8 @@ void read_layers(Section& section, std::vector<LayerPair>& layers) {
   if (!object->is_object() || object->empty()) section.reject("layers", kExpected);
   layers.clear();
   for (const auto& [key, value] : object->items()) {
-    const auto student = parse_layer(key);
-    const auto teacher = parse_layer(value.is_string() ? value.get<std::string>() : value.dump());
+    const auto student = data::parse_layer(key);
+    const auto teacher = data::parse_layer(value.is_string() ? value.get<std::string>() : value.dump());
     if (!student || !teacher) section.reject("layers", kExpected);
     layers.push_back({.student = *student, .teacher = *teacher});
   }
@@ -114,14 +89,16 @@ void read_layers(Section& section, std::vector<LayerPair>& layers) {
 void read_objective(Section& section, ObjectiveOptions& options) {
   section.word("divergence", [&](const std::string& name) { options.divergence = parse_divergence(name); });
   section.optional_number("mix", options.mix, 0.001, 0.999);
-  section.word("other_tokenizer",
-               [&](const std::string& name) { options.other_tokenizer = parse_other_tokenizer(name); });
+  section.word("other_tokenizer", [&](const std::string& name) {
+    options.other_tokenizer = core::parse_name<OtherTokenizer>(kOtherTokenizer, name);
+  });
   const bool text_alone = options.other_tokenizer == OtherTokenizer::kText;
   if (text_alone) options.hard_label_weight = 1;
   section.number("hard_label_weight", options.hard_label_weight, text_alone ? 1 : 0, 1);
   section.optional_number("temperature", options.temperature, 0.01, 100);
   section.optional_number("teacher_temperature", options.teacher_temperature, 0.01, 100);
-  section.word("tail", [&](const std::string& name) { options.tail = parse_tail(name); });
+  section.word("tail",
+               [&](const std::string& name) { options.tail = core::parse_name<kernels::TailRule>(kTailRule, name); });
   Section weights = section.section("weights");
   weights.number("reasoning", options.weights.reasoning, 0, 100);
   weights.number("answer", options.weights.answer, 0, 100);
@@ -155,7 +132,7 @@ nlohmann::json objective_json(const ObjectiveOptions& options) {
           {"hard_label_weight", options.hard_label_weight},
           {"temperature", or_null(options.temperature)},
           {"teacher_temperature", or_null(options.teacher_temperature)},
-          {"tail", tail_name(options.tail)},
+          {"tail", kTailRule[static_cast<size_t>(options.tail)]},
           {"weights",
            {{"reasoning", options.weights.reasoning},
             {"answer", options.weights.answer},

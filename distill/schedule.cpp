@@ -7,7 +7,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "core/error.h"
+#include "core/names.h"
 
 namespace distill {
 namespace {
@@ -31,9 +31,7 @@ std::span<const std::string_view> schedule_names() {
 }
 
 ScheduleShape parse_schedule(std::string_view name) {
-  const auto found = std::ranges::find(kNames, name);
-  if (found == kNames.end()) core::fail_usage("schedule '{}' is none of {}", name, fmt::join(kNames, ", "));
-  return static_cast<ScheduleShape>(found - kNames.begin());
+  return core::parse_name<ScheduleShape>(kNames, name, "schedule");
 }
 
 double Schedule::rate(int64_t step) const {

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/names.h"
 
 namespace distill {
 namespace {
@@ -87,9 +88,7 @@ std::string_view to_string(kernels::Divergence kind) {
 }
 
 kernels::Divergence parse_divergence(std::string_view name) {
-  const auto found = std::ranges::find(kNames, name);
-  if (found == kNames.end()) core::fail_usage("'{}' is none of {}", name, fmt::join(kNames, ", "));
-  return static_cast<kernels::Divergence>(found - kNames.begin());
+  return core::parse_name<kernels::Divergence>(kNames, name);
 }
 
 TargetUse use_of(kernels::Divergence kind) {

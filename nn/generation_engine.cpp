@@ -228,9 +228,7 @@ void GenerationEngine::Run::step() {
   append_drafts(plan);
   const StepBatch batch = assemble(plan, 0);
   LayerTap tap{.layers = hooks_.hidden_layers};
-  const at::Tensor hidden = tap.layers.empty()
-                                ? engine_.model_.forward(batch.tokens, *engine_.cache_, batch.slots)
-                                : engine_.model_.forward_tapped(batch.tokens, engine_.cache_.get(), &batch.slots, tap);
+  const at::Tensor hidden = engine_.model_.forward_tapped(batch.tokens, engine_.cache_.get(), &batch.slots, tap);
   scheduler_.commit(plan);
   const std::vector<Drawing> drawings = take_drafts_back(plan);
   EngineStatistics& statistics = engine_.statistics_;

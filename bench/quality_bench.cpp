@@ -32,7 +32,7 @@
 #include "core/log.h"
 #include "core/progress.h"
 #include "core/text_file.h"
-#include "data/target_encoder.h"
+#include "data/target_sampler.h"
 #include "data/trace_reader.h"
 #include "data/trace_shard.h"
 #include "data/trace_writer.h"
@@ -118,10 +118,12 @@ void write_targets(nn::CausalLM& teacher, const data::TraceReader& answers, cons
     at::parallel_for(0, static_cast<int64_t>(missing.size()), 1, [&](int64_t begin, int64_t end) {
       for (auto m = static_cast<size_t>(begin); m < static_cast<size_t>(end); ++m) {
         const data::TraceProvenance& provenance = provenances[missing[m]];
+        data::TargetSampler sampler(provenance.targets, provenance.sampling.seed, document.key);
         for (size_t row = 0; row < static_cast<size_t>(logits.size(0)); ++row) {
-          auto draws = data::target_draws(provenance.sampling.seed, document.key, row);
-          data::encode_target({values + row * vocab, vocab}, provenance.targets, draws, traces[m].targets);
+          sampler.add({values + row * vocab, vocab});
         }
+        sampler.finish();
+        traces[m].targets = std::move(sampler.targets());
       }
     });
     for (size_t m = 0; m < missing.size(); ++m) writers[missing[m]].append(traces[m]);

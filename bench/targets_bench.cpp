@@ -31,6 +31,7 @@
 #include "core/philox.h"
 #include "data/model_files.h"
 #include "data/target_encoder.h"
+#include "data/target_sampler.h"
 #include "data/trace_reader.h"
 #include "data/trace_shard.h"
 #include "data/trace_writer.h"
@@ -163,11 +164,12 @@ class Mode {
     data::Trace trace{.document = document, .targets = {}};
     const auto vocab = static_cast<size_t>(logits.size(1));
     const double start = cpu_seconds();
+    data::TargetSampler sampler(provenance_.targets, provenance_.sampling.seed, document.key);
     for (size_t i = 0; i < static_cast<size_t>(logits.size(0)); ++i) {
-      auto draws = data::target_draws(provenance_.sampling.seed, document.key, i);
-      data::encode_target({logits.const_data_ptr<float>() + i * vocab, vocab}, provenance_.targets, draws,
-                          trace.targets);
+      sampler.add({logits.const_data_ptr<float>() + i * vocab, vocab});
     }
+    sampler.finish();
+    trace.targets = std::move(sampler.targets());
     reduce_seconds_ += cpu_seconds() - start;
     writer_->append(trace);
     traces_[document.key] = std::move(trace);

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "data/set_position.h"
@@ -14,10 +15,7 @@
 namespace distill::data {
 namespace {
 
-// The gradient of a head's matrix is a sum of hidden ⊗ (covered · q − w), too large to keep. Its sketch keeps
-// kFeatures linear functions of the hidden state and, by random signs, kBuckets sums over the vocabulary: angles and
-// ratios of norms come out the same but for a few percent.
-constexpr size_t kFeatures = 8, kBuckets = kSketch / kFeatures;
+constexpr size_t kFeatures = TargetCapture::kFeatures, kBuckets = TargetCapture::kBuckets;
 
 // +1 or -1 as the sign bit of a float.
 [[gnu::always_inline]] inline uint32_t sign_of(uint32_t id) {
@@ -30,8 +28,6 @@ constexpr size_t kFeatures = 8, kBuckets = kSketch / kFeatures;
 [[gnu::always_inline]] inline float with_sign(float value, uint32_t id) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(value) ^ sign_of(id));
 }
-
-using Buckets = std::array<float, kBuckets>;
 
 DISTILL_MULTIVERSION void sum_signed(const float* values, size_t count, float* buckets) {
   const size_t whole = count / kBuckets * kBuckets;
@@ -53,8 +49,8 @@ struct Softmax {
     for (const float part : sums) sum += static_cast<double>(part);
   }
   double operator[](int32_t id) const { return static_cast<double>(mass[id]) / sum; }
-  Buckets buckets() const {
-    Buckets result{};
+  std::array<float, kBuckets> buckets() const {
+    std::array<float, kBuckets> result{};
     sum_signed(mass.data(), mass.size(), result.data());
     for (float& value : result) value = static_cast<float>(static_cast<double>(value) / sum);
     return result;
@@ -74,58 +70,84 @@ std::array<double, kFeatures> features(std::span<const float> logits) {
   return result;
 }
 
-void measure(std::span<const float> logits, const TargetSpec& spec, const StoredPosition& stored,
-             DocumentFidelity& fidelity) {
-  const float maximum = *std::ranges::max_element(logits);
-  const Softmax teacher(logits, maximum, 1 / spec.temperature), student(logits, maximum, 0.5 / spec.temperature);
-  const auto q = student.buckets(), p = teacher.buckets();
-  Buckets w{};
-  double covered = 0, kept = 0;
-  size_t heaviest = 0;
-  for (size_t i = 0; i < stored.ids.size(); ++i) {
-    const int32_t id = stored.ids[i];
-    const double weight = stored.weights[i], probability = teacher[id];
-    w[static_cast<size_t>(id) % kBuckets] += with_sign(static_cast<float>(weight), static_cast<uint32_t>(id));
-    covered += weight;
-    kept += probability;
-    if (weight > 0 && probability > 0) fidelity.divergence += weight * std::log(weight / probability);
-    if (weight > stored.weights[heaviest]) heaviest = i;
-  }
-  const double left = std::max(0.0, 1 - kept);
-  if (stored.uncovered > 0 && left > 0) fidelity.divergence += stored.uncovered * std::log(stored.uncovered / left);
-  fidelity.tail_mass += left;
-  ++fidelity.positions;
-  if (!stored.ids.empty()) {
-    const double weight = stored.weights[heaviest];
-    auto& bin = fidelity.bins[std::min(kCalibrationBins - 1, static_cast<size_t>(weight * kCalibrationBins))];
-    ++bin.count;
-    bin.weight += weight;
-    bin.probability += teacher[stored.ids[heaviest]];
-  }
-  fidelity.full.resize(kSketch);
-  fidelity.stored.resize(kSketch);
-  const auto hidden = features(logits);
+// sketch += hidden ⊗ (a - b)
+void add_product(std::span<const double> hidden, std::span<const float> a, std::span<const float> b,
+                 std::vector<float>& sketch) {
+  sketch.resize(kSketch);
   for (size_t feature = 0; feature < kFeatures; ++feature) {
     for (size_t i = 0; i < kBuckets; ++i) {
-      const auto teacher_part = static_cast<double>(q[i]) - static_cast<double>(p[i]);
-      const auto stored_part = covered * static_cast<double>(q[i]) - static_cast<double>(w[i]);
-      fidelity.full[feature * kBuckets + i] += static_cast<float>(hidden[feature] * teacher_part);
-      fidelity.stored[feature * kBuckets + i] += static_cast<float>(hidden[feature] * stored_part);
+      const double difference = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+      sketch[feature * kBuckets + i] += static_cast<float>(hidden[feature] * difference);
     }
   }
 }
 
 }  // namespace
 
-void capture_target(std::span<const float> logits, const TraceProvenance& provenance, const TraceKey& key,
-                    uint64_t position, SparseTargets& out) {
-  core::Philox draws = target_draws(provenance.sampling.seed, key, position);
-  encode_target(logits, provenance.targets, draws, out);
-  if (position % kFidelityStride != 0) return;
-  core::Philox rounding = rounding_draws(provenance.sampling.seed, target_stream(key), position);
-  const StoredPosition stored = as_stored(out[out.positions() - 1], provenance.targets, rounding);
-  if (!out.fidelity) out.fidelity.emplace();
-  measure(logits, provenance.targets, stored, *out.fidelity);
+TargetCapture::TargetCapture(const TraceProvenance& provenance, const TraceKey& key)
+    : provenance_(provenance), key_(key), sampler_(provenance.targets, provenance.sampling.seed, key) {}
+
+void TargetCapture::add(std::span<const float> logits) {
+  sampler_.add(logits);
+  if (positions_++ % kFidelityStride == 0) {
+    const double scale = 1 / provenance_.targets.temperature;
+    const float maximum = *std::ranges::max_element(logits);
+    const Softmax teacher(logits, maximum, scale), student(logits, maximum, 0.5 * scale);
+    Measured measured{.position = positions_ - 1, .hidden = features(logits), .student = student.buckets(), .kept = {}};
+    for (const int32_t id : sampler_.candidates()) measured.kept.emplace_back(id, teacher[id]);
+    std::ranges::sort(measured.kept);
+    add_product(measured.hidden, measured.student, teacher.buckets(), fidelity_.full);
+    open_.push_back(std::move(measured));
+  }
+  measure_decided();
+}
+
+SparseTargets TargetCapture::finish() {
+  sampler_.finish();
+  measure_decided();
+  SparseTargets targets = std::move(sampler_.targets());
+  if (fidelity_.positions > 0) targets.fidelity = std::move(fidelity_);
+  return targets;
+}
+
+void TargetCapture::measure_decided() {
+  for (; !open_.empty() && open_.front().position < sampler_.targets().positions(); open_.pop_front()) {
+    measure(open_.front());
+  }
+}
+
+void TargetCapture::measure(const Measured& whole) {
+  core::Philox rounding = rounding_draws(provenance_.sampling.seed, target_stream(key_), whole.position);
+  const StoredPosition stored = as_stored(sampler_.targets()[whole.position], provenance_.targets, rounding);
+  const auto probability_of = [&](int32_t id) {
+    const auto found = std::ranges::lower_bound(whole.kept, id, {}, &std::pair<int32_t, double>::first);
+    return found->second;
+  };
+  std::array<float, kBuckets> w{}, q = whole.student;
+  double covered = 0, kept = 0;
+  size_t heaviest = 0;
+  for (size_t i = 0; i < stored.ids.size(); ++i) {
+    const int32_t id = stored.ids[i];
+    const double weight = stored.weights[i], probability = probability_of(id);
+    w[static_cast<size_t>(id) % kBuckets] += with_sign(static_cast<float>(weight), static_cast<uint32_t>(id));
+    covered += weight;
+    kept += probability;
+    if (weight > 0 && probability > 0) fidelity_.divergence += weight * std::log(weight / probability);
+    if (weight > stored.weights[heaviest]) heaviest = i;
+  }
+  const double left = std::max(0.0, 1 - kept);
+  if (stored.uncovered > 0 && left > 0) fidelity_.divergence += stored.uncovered * std::log(stored.uncovered / left);
+  fidelity_.tail_mass += left;
+  ++fidelity_.positions;
+  if (!stored.ids.empty()) {
+    const double weight = stored.weights[heaviest];
+    auto& bin = fidelity_.bins[std::min(kCalibrationBins - 1, static_cast<size_t>(weight * kCalibrationBins))];
+    ++bin.count;
+    bin.weight += weight;
+    bin.probability += probability_of(stored.ids[heaviest]);
+  }
+  for (float& value : q) value = static_cast<float>(covered * static_cast<double>(value));
+  add_product(whole.hidden, q, w, fidelity_.stored);
 }
 
 }  // namespace distill::data

@@ -111,14 +111,25 @@ void add_draws(const Distribution& p, double sum, int32_t count, double share, c
   find_tokens(p, points, [&](int32_t id, size_t hits) { add(out, id, share * static_cast<double>(hits)); });
 }
 
-// `count` tokens at equal steps through the masses, which sum to `sum` and are each at most a step.
-void add_systematic(const Distribution& p, double sum, size_t count, double weight, core::Philox& random,
-                    SparseTargets& out) {
-  const double step = sum / static_cast<double>(count), start = random.next_double() * step;
-  std::vector<double> points(count);
-  for (size_t i = 0; i < count; ++i) points[i] = start + static_cast<double>(i) * step;
-  // Rounding may make a token a hair longer than a step.
-  find_tokens(p, points, [&](int32_t id, size_t hits) { add(out, id, weight * static_cast<double>(hits)); });
+// Deals `count` tokens' shares at equal steps through the masses, which sum to `sum` and are each at most as long as
+// all shares of a token.
+void deal_shares(const Distribution& p, double sum, size_t count, core::Philox& random,
+                 std::vector<SharedToken>& tokens) {
+  std::vector<double> points(count * kSharesPerToken);
+  const double step = sum / static_cast<double>(points.size()), start = random.next_double() * step;
+  for (size_t i = 0; i < points.size(); ++i) points[i] = start + static_cast<double>(i) * step;
+  size_t left = points.size();
+  find_tokens(p, points, [&](int32_t id, size_t hits) {
+    const auto shares = std::min<size_t>(hits, kSharesPerToken);
+    tokens.push_back({.position = 0, .id = id, .shares = static_cast<uint8_t>(shares)});
+    left -= shares;
+  });
+  // Rounding may make a token a hair longer than it should be, or leave points behind the end.
+  for (auto token = tokens.rbegin(); left > 0 && token != tokens.rend(); ++token) {
+    const auto more = std::min<size_t>(left, kSharesPerToken - token->shares);
+    token->shares = static_cast<uint8_t>(token->shares + more);
+    left -= more;
+  }
 }
 
 void encode_hybrid(Distribution& p, std::span<const int32_t> head, const TargetSpec& spec, core::Philox& random,
@@ -132,7 +143,7 @@ void encode_hybrid(Distribution& p, std::span<const int32_t> head, const TargetS
 // number with which no token of the rest lies above it. Given the threshold, K is the least number whose threshold is
 // no higher. `candidates` are as many of the most probable tokens as may be kept.
 void encode_threshold(Distribution& p, std::span<const int32_t> candidates, const TargetSpec& spec,
-                      core::Philox& random, SparseTargets& out) {
+                      core::Philox& random, SparseTargets& out, SharedTail& tail) {
   std::vector<float> masses;
   for (const int32_t id : candidates) masses.push_back(p.mass[id]);
   std::vector<std::pair<int32_t, float>> kept;  // exactly, with their masses
@@ -166,24 +177,21 @@ void encode_threshold(Distribution& p, std::span<const int32_t> candidates, cons
   for (const auto& [id, mass] : kept) add(out, id, static_cast<double>(mass) / p.sum);
   if (exact == count || rest[exact] == 0) return;
   for (size_t i = exact; i < candidates.size(); ++i) p.set(candidates[i], masses[i]);
-  const auto draws = static_cast<double>(count - exact);
-  add_systematic(p, p.remaining(), count - exact, rest[exact] / p.sum / draws, random, out);
+  tail.weight = static_cast<float>(rest[exact] / p.sum / static_cast<double>(count - exact));
+  deal_shares(p, p.remaining(), count - exact, random, tail.tokens);
 }
 
-// The mass of what has no id, and the end of the position. An unbiased target leaves nothing: its weights are scaled to
-// sum to 1, which undoes the rounding of sums only.
+// The mass of what has no id, and the end of the position. The weights of draws are scaled to sum to 1, which undoes
+// the rounding of sums only.
 void finish(const TargetSpec& spec, SparseTargets& out) {
-  const auto begin = static_cast<size_t>(out.offsets.back());
-  double covered = 0;
-  for (size_t i = begin; i < out.weights.size(); ++i) covered += static_cast<double>(out.weights[i]);
-  if (spec.mode != TargetMode::kTopk) {
-    for (size_t i = begin; i < out.weights.size(); ++i) {
-      out.weights[i] = static_cast<float>(static_cast<double>(out.weights[i]) / covered);
-    }
-    covered = 1;
+  const auto weights = std::span(out.weights).subspan(static_cast<size_t>(out.offsets.back()));
+  const double covered = std::accumulate(weights.begin(), weights.end(), 0.0);
+  const bool topk = spec.mode == TargetMode::kTopk;
+  if (!topk && spec.mode != TargetMode::kThreshold) {
+    for (float& weight : weights) weight = static_cast<float>(static_cast<double>(weight) / covered);
   }
   out.offsets.push_back(static_cast<int64_t>(out.ids.size()));
-  out.uncovered.push_back(static_cast<float>(std::max(0.0, 1 - covered)));
+  out.uncovered.push_back(topk ? static_cast<float>(std::max(0.0, 1 - covered)) : 0);
 }
 
 }  // namespace
@@ -197,12 +205,18 @@ core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position)
   return {seed, target_stream(key), position};
 }
 
+core::Philox tail_draws(uint64_t seed, uint64_t stream, uint64_t position) {
+  constexpr uint64_t kTails = uint64_t{1} << 30;  // the targets' own draws use small positions
+  return {seed, stream, position | kTails};
+}
+
 core::Philox rounding_draws(uint64_t seed, uint64_t stream, uint64_t position) {
-  constexpr uint64_t kRounding = uint64_t{1} << 31;  // the targets' own draws use small positions
+  constexpr uint64_t kRounding = uint64_t{1} << 31;
   return {seed, stream, position | kRounding};
 }
 
-void encode_target(std::span<const float> logits, const TargetSpec& spec, core::Philox& draws, SparseTargets& out) {
+void encode_target(std::span<const float> logits, const TargetSpec& spec, core::Philox& draws, SparseTargets& out,
+                   SharedTail& tail) {
   std::vector<float> chunk_maxima(kernels::row_chunks(logits.size()));
   const auto maximum = kernels::row_maximum(logits, chunk_maxima);
   core::check(!maximum.has_nan && std::isfinite(maximum.value),
@@ -241,10 +255,20 @@ void encode_target(std::span<const float> logits, const TargetSpec& spec, core::
       encode_hybrid(p, head(), spec, draws, out);
       break;
     case TargetMode::kThreshold:
-      encode_threshold(p, greatest(), spec, draws, out);
+      encode_threshold(p, greatest(), spec, draws, out, tail);
       break;
   }
   finish(spec, out);
+}
+
+void encode_target(std::span<const float> logits, const TargetSpec& spec, core::Philox& draws, SparseTargets& out) {
+  SharedTail tail;
+  encode_target(logits, spec, draws, out, tail);
+  round_balanced(tail.tokens, draws);
+  for (const SharedToken& token : tail.tokens) {
+    if (token.shares > 0) add(out, token.id, static_cast<double>(tail.weight));
+  }
+  out.offsets.back() = static_cast<int64_t>(out.ids.size());
 }
 
 void encode_target(std::span<const float> logits, const TargetSpec& spec, SparseTargets& out) {

@@ -15,7 +15,7 @@ enum class TargetMode : uint8_t {
   kFull,       // every token, its log-probability as fp16. For tests and tiny vocabularies.
   kSampled,    // N draws with replacement, as a multiset. Unbiased.
   kHybrid,     // the K most probable tokens exactly, N draws with replacement from the others. Unbiased.
-  kThreshold,  // Tokens above a threshold exactly, others by systematic sampling. Unbiased, least variance: of all ways
+  kThreshold,  // Tokens above a threshold exactly, others by balanced sampling. Unbiased, least variance: of all ways
                // to keep K tokens at each position, or, with a threshold T given, as many over all positions together.
 };
 

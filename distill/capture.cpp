@@ -38,7 +38,7 @@ class Capture {
  private:
   // What is kept of an unfinished answer.
   struct Evidence {
-    data::SparseTargets targets;
+    data::TargetCapture targets;
     std::vector<std::byte> hidden_states;
   };
   using Rows = std::span<const nn::LogitsRow>;
@@ -73,7 +73,10 @@ std::optional<nn::GenerationRequest> Capture::next_request() {
       collector_.reject(prompt.id, error.what());
       continue;
     }
-    for (const uint32_t sample : request.samples) evidence_[{prompt.id, sample}];
+    for (const uint32_t sample : request.samples) {
+      const data::TraceKey key{prompt.id, sample};
+      evidence_.try_emplace(key, Evidence{.targets = {provenance_, key}, .hidden_states = {}});
+    }
     return request;
   }
   return std::nullopt;
@@ -93,10 +96,7 @@ void Capture::for_each_row(Rows rows, const Body& body) {
 void Capture::keep_targets(const at::Tensor& logits, Rows rows) {
   const auto vocab = static_cast<size_t>(logits.size(1));
   const auto* values = logits.const_data_ptr<float>();
-  for_each_row(rows, [&](size_t row, Evidence& evidence) {
-    data::capture_target({values + row * vocab, vocab}, provenance_, {std::string(rows[row].id), rows[row].sample},
-                         static_cast<uint64_t>(rows[row].index), evidence.targets);
-  });
+  for_each_row(rows, [&](size_t row, Evidence& evidence) { evidence.targets.add({values + row * vocab, vocab}); });
 }
 
 void Capture::keep_hidden_states(const at::Tensor& states, Rows rows) {
@@ -118,7 +118,7 @@ CaptureSummary Capture::run() {
   const auto outcome = engine_.run([&] { return next_request(); },
                                    [&](nn::Completion&& completion) {
                                      auto evidence = evidence_.extract({completion.id, completion.sample});
-                                     collector_.write(std::move(completion), std::move(evidence.mapped().targets),
+                                     collector_.write(std::move(completion), evidence.mapped().targets.finish(),
                                                       std::move(evidence.mapped().hidden_states));
                                    },
                                    hooks);

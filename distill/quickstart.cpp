@@ -110,7 +110,7 @@ class Quickstart {
 void Quickstart::capture() {
   data::TraceProvenance provenance = describe_teacher(teacher_, chat_template_.get());
   provenance.sampling = {.max_new_tokens = scale_.max_new_tokens, .seed = options_.seed};
-  provenance.targets = data::TargetSpec{.mode = data::TargetMode::kTopk, .exact = 64};
+  provenance.targets = data::TargetSpec::parse(data::kDefaultTargets);
   provenance.command =
       fmt::format("distill quickstart --teacher {} --out {}", options_.teacher.string(), options_.out.string());
   provenance.version = options_.version;

@@ -53,10 +53,12 @@ inline Trace sample_trace(const std::string& prompt_id, uint32_t sample, const T
     document.tokens.push_back(static_cast<int32_t>(random.next_below(vocab)));
   }
   std::vector<float> logits(vocab);
+  TargetCapture capture(provenance, document.key);
   for (uint32_t i = 0; i < completion; ++i) {
     for (float& logit : logits) logit = static_cast<float>(3 * random.next_normal());
-    capture_target(logits, provenance, document.key, i, trace.targets);
+    capture.add(logits);
   }
+  trace.targets = capture.finish();
   if (const auto& hidden = provenance.hidden_states) {
     std::vector<float> states(hidden->layers.size() * static_cast<size_t>(hidden->width));
     for (uint32_t i = 0; i < completion; ++i) {

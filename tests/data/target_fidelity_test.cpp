@@ -65,12 +65,10 @@ std::vector<double> softmax(const std::vector<float>& logits, double scale) {
 Fidelity measured(const std::string& targets, uint64_t positions = kPositions) {
   const Head head;
   const TraceProvenance provenance = sample_provenance(targets, kVocab);
-  SparseTargets out;
-  for (uint64_t i = 0; i < positions; ++i) {
-    capture_target(head.logits(head.hidden(i)), provenance, {"prompt", 0}, i, out);
-  }
+  TargetCapture capture(provenance, {"prompt", 0});
+  for (uint64_t i = 0; i < positions; ++i) capture.add(head.logits(head.hidden(i)));
   Fidelity fidelity;
-  fidelity.add(*out.fidelity);
+  fidelity.add(*capture.finish().fidelity);
   fidelity.finish();
   return fidelity;
 }
@@ -102,14 +100,14 @@ TEST(Fidelity, EstimatesTheAngleAndTheNormOfTheGradient) {
     const Head head;
     const TraceProvenance provenance = sample_provenance(mode, kVocab);
     std::vector<double> full(kVocab * kHidden), stored(kVocab * kHidden);
+    TargetSampler sampler(provenance.targets, 0, {"prompt", 0});
+    for (uint64_t i = 0; i < kPositions; ++i) sampler.add(head.logits(head.hidden(i)));
+    sampler.finish();
     for (uint64_t i = 0; i < kPositions; i += kFidelityStride) {
       const auto hidden = head.hidden(i), logits = head.logits(hidden);
       const auto p = softmax(logits, 1), q = softmax(logits, 0.5);
-      core::Philox draws = target_draws(0, {"prompt", 0}, i),
-                   rounding = rounding_draws(0, target_stream({"prompt", 0}), i);
-      SparseTargets out;
-      encode_target(logits, provenance.targets, draws, out);
-      const StoredPosition position = as_stored(out[0], provenance.targets, rounding);
+      core::Philox rounding = rounding_draws(0, target_stream({"prompt", 0}), i);
+      const StoredPosition position = as_stored(sampler.targets()[i], provenance.targets, rounding);
       std::vector<double> w(kVocab);
       for (size_t j = 0; j < position.ids.size(); ++j) w[position.ids[j]] = position.weights[j];
       const double covered = std::accumulate(w.begin(), w.end(), 0.0);
@@ -153,10 +151,10 @@ TEST(Fidelity, TellsTheBiasOfTheDivergenceFromUnbiasedTargets) {
 
 TEST(Fidelity, KeepsItsNumbersAsBytesAndAsJson) {
   const Head head;
-  SparseTargets out;
-  for (uint64_t i = 0; i < 40; ++i) {
-    capture_target(head.logits(head.hidden(i)), sample_provenance("threshold:4", kVocab), {"p", 0}, i, out);
-  }
+  const TraceProvenance provenance = sample_provenance("threshold:4", kVocab);
+  TargetCapture capture(provenance, {"p", 0});
+  for (uint64_t i = 0; i < 40; ++i) capture.add(head.logits(head.hidden(i)));
+  const SparseTargets out = capture.finish();
   const auto bytes = out.fidelity->to_bytes();
   EXPECT_EQ(DocumentFidelity::from_bytes(bytes).to_bytes(), bytes);
   EXPECT_THAT(error_of([&] { DocumentFidelity::from_bytes(std::span(bytes).first(bytes.size() - 1)); }),

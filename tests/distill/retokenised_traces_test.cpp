@@ -61,13 +61,15 @@ class RetokenisedTracesTest : public testing::Test {
       trace.document.prompt_length = static_cast<int32_t>(trace.document.tokens.size());
       for (const int32_t id : teacher_.tokenizer->encode(answers[i], false)) trace.document.tokens.push_back(id);
       trace.document.tokens.push_back(teacher_.stop_tokens.front());
+      data::TargetCapture capture(provenance, trace.document.key);
       for (int32_t k = trace.document.prompt_length; k < static_cast<int32_t>(trace.document.tokens.size()); ++k) {
         core::Philox random(i, static_cast<uint64_t>(k), 0);
         std::vector<float> logits(static_cast<size_t>(provenance.vocab_size));
         for (float& logit : logits) logit = static_cast<float>(2 * random.next_normal());
         logits[static_cast<size_t>(trace.document.tokens[static_cast<size_t>(k)])] += 8;
-        data::capture_target(logits, provenance, trace.document.key, static_cast<uint32_t>(k), trace.targets);
+        capture.add(logits);
       }
+      trace.targets = capture.finish();
       writer.append(trace);
     }
     writer.finish();

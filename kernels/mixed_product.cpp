@@ -32,8 +32,8 @@ struct Layout {
   }
 };
 
-// MKL multiplies bf16 with AMX where there is any. Without it, it widens bf16 to fp32 on processors that are not Intel's:
-// our own kernels then take half the time.
+// MKL multiplies bf16 with AMX where there is any. Without it, it widens bf16 to fp32 on processors that are not
+// Intel's, and our own kernels take half the time.
 bool ours_is_faster() {
   static const bool is = has_avx512_bf16() && !has_amx_bf16();
   return is;

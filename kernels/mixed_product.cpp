@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "kernels/amx_tiles.h"
 #include "kernels/cpu_features.h"
 #include "kernels/packed_linear/packed_linear.h"
@@ -46,11 +48,17 @@ void multiply_into(const at::Tensor& c, const at::Tensor& a, const at::Tensor& b
                   c.size(1) == b.size(1) && c.scalar_type() == at::kFloat && a.scalar_type() == b.scalar_type(),
               "multiply_into: a ", a.sizes(), ", b ", b.sizes(), " and c ", c.sizes(), " do not fit together");
   if (a.scalar_type() == at::kBFloat16 && c.is_cpu() && ours_is_faster()) {
-    const at::Tensor product = packed_linear(a.contiguous(), pack_weight(b.t()), {}, {}, at::kFloat);
-    if (beta == 0) {
-      c.copy_(product);
-    } else {
-      c.mul_(beta).add_(product);
+    constexpr int64_t kRows = 512;  // at a time, to keep copies small
+    const PackedWeight packed = pack_weight(b.t());
+    for (int64_t first = 0; first < a.size(0); first += kRows) {
+      const int64_t rows = std::min(kRows, a.size(0) - first);
+      const at::Tensor product = packed_linear(a.narrow(0, first, rows).contiguous(), packed, {}, {}, at::kFloat);
+      const at::Tensor out = c.narrow(0, first, rows);
+      if (beta == 0) {
+        out.copy_(product);
+      } else {
+        out.mul_(beta).add_(product);
+      }
     }
     return;
   }

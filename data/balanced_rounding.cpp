@@ -44,6 +44,9 @@ void round_balanced(std::span<SharedToken> tokens, core::Philox& coins) {
   for (uint8_t bit = 1; bit < kSharesPerToken; bit = static_cast<uint8_t>(bit << 1)) {
     pair(tokens, by_position, bit, &SharedToken::position, at_position);
     pair(tokens, by_id, bit, &SharedToken::id, at_id);
+    const auto round = [&](uint32_t edge, bool give) {
+      tokens[edge].shares = static_cast<uint8_t>(tokens[edge].shares + (give ? bit : -bit));
+    };
     // Follows a path from `edge`, which is already rounded, giving and taking in turn. Edges lose their bit, so a cycle
     // ends where it began.
     const auto follow = [&](uint32_t edge, bool give, const Partners* partners) {
@@ -51,14 +54,14 @@ void round_balanced(std::span<SharedToken> tokens, core::Philox& coins) {
         edge = (*partners)[edge];
         if (edge == kNone || (tokens[edge].shares & bit) == 0) return;
         give = !give;
-        tokens[edge].shares = static_cast<uint8_t>(tokens[edge].shares + (give ? bit : -bit));
+        round(edge, give);
         partners = partners == &at_id ? &at_position : &at_id;
       }
     };
     for (uint32_t edge = 0; edge < tokens.size(); ++edge) {
       if ((tokens[edge].shares & bit) == 0) continue;
       const bool give = coins.next_uint32() % 2 == 0;
-      tokens[edge].shares = static_cast<uint8_t>(tokens[edge].shares + (give ? bit : -bit));
+      round(edge, give);
       follow(edge, give, &at_id);
       follow(edge, give, &at_position);
     }

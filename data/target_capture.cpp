@@ -85,7 +85,9 @@ void add_product(std::span<const double> hidden, std::span<const float> a, std::
 }  // namespace
 
 TargetCapture::TargetCapture(const TraceProvenance& provenance, const TraceKey& key)
-    : provenance_(provenance), key_(key), sampler_(provenance.targets, provenance.sampling.seed, key) {}
+    : provenance_(provenance),
+      stream_(target_stream(key)),
+      sampler_(provenance.targets, provenance.sampling.seed, key) {}
 
 void TargetCapture::add(std::span<const float> logits) {
   sampler_.add(logits);
@@ -117,7 +119,7 @@ void TargetCapture::measure_decided() {
 }
 
 void TargetCapture::measure(const Measured& whole) {
-  core::Philox rounding = rounding_draws(provenance_.sampling.seed, target_stream(key_), whole.position);
+  core::Philox rounding = rounding_draws(provenance_.sampling.seed, stream_, whole.position);
   const StoredPosition stored = as_stored(sampler_.targets()[whole.position], provenance_.targets, rounding);
   const auto probability_of = [&](int32_t id) {
     const auto found = std::ranges::lower_bound(whole.kept, id, {}, &std::pair<int32_t, double>::first);

@@ -45,7 +45,7 @@ class TargetCapture {
   void measure(const Measured& whole);
 
   const TraceProvenance& provenance_;
-  TraceKey key_;
+  uint64_t stream_;  // of its random numbers
   TargetSampler sampler_;
   uint64_t positions_ = 0;
   std::deque<Measured> open_;

@@ -201,8 +201,8 @@ uint64_t target_stream(const TraceKey& key) {
   return core::stream_id(key.prompt_id, kTargets + key.sample);
 }
 
-core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position) {
-  return {seed, target_stream(key), position};
+core::Philox target_draws(uint64_t seed, uint64_t stream, uint64_t position) {
+  return {seed, stream, position};
 }
 
 core::Philox tail_draws(uint64_t seed, uint64_t stream, uint64_t position) {

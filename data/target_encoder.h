@@ -17,7 +17,7 @@ namespace distill::data {
 uint64_t target_stream(const TraceKey& key);
 
 // The random numbers of the target at `position` of the completion: the same whoever computes it.
-core::Philox target_draws(uint64_t seed, const TraceKey& key, uint64_t position);
+core::Philox target_draws(uint64_t seed, uint64_t stream, uint64_t position);
 // Those that choose the tails of a window of positions that begins at `position`.
 core::Philox tail_draws(uint64_t seed, uint64_t stream, uint64_t position);
 // Those that round a target's weights when it is stored.

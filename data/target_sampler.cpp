@@ -8,7 +8,7 @@ TargetSampler::TargetSampler(const TargetSpec& spec, uint64_t seed, const TraceK
     : spec_(spec), seed_(seed), stream_(target_stream(key)) {}
 
 void TargetSampler::add(std::span<const float> logits) {
-  core::Philox draws(seed_, stream_, targets_.positions() + exact_.positions());
+  core::Philox draws = target_draws(seed_, stream_, targets_.positions() + exact_.positions());
   if (spec_.mode != TargetMode::kThreshold) return encode_target(logits, spec_, draws, targets_);
   if (exact_.positions() == kWindow) finish();
   SharedTail tail;

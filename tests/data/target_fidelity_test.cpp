@@ -138,7 +138,7 @@ TEST(Fidelity, TellsTheBiasOfTheDivergenceFromUnbiasedTargets) {
   for (uint64_t i = 0; i < kPositions; i += kFidelityStride) {
     const auto logits = head.logits(head.hidden(i));
     const auto p = softmax(logits, 1), q = softmax(logits, 0.5);
-    core::Philox draws = target_draws(0, {"prompt", 0}, i);
+    core::Philox draws = target_draws(0, target_stream({"prompt", 0}), i);
     SparseTargets out;
     encode_target(logits, provenance.targets, draws, out);
     for (size_t id = 0; id < kVocab; ++id) difference -= p[id] * std::log(p[id] / q[id]);

@@ -97,7 +97,7 @@ TEST_P(RandomTargets, AreUnbiasedWithTheStatedVariance) {
     const auto p = softmax(logits), expected_variance = variances(p, spec);
     std::vector<double> sum(vocab), squares(vocab);
     for (int repeat = 0; repeat < kRepeats; ++repeat) {
-      core::Philox random = target_draws(1, {"prompt", 0}, static_cast<uint64_t>(repeat));
+      core::Philox random = target_draws(1, target_stream({"prompt", 0}), static_cast<uint64_t>(repeat));
       SparseTargets out;
       encode_target(logits, spec, random, out);
       for (size_t i = 0; i < out.ids.size(); ++i) {
@@ -127,7 +127,7 @@ TEST_P(RandomTargets, HaveDistinctIdsOfTotalMassOne) {
       auto logits = logits_of(spread, vocab);
       for (size_t id = 3; id < vocab; id += 4) logits[id] = -kInfinity;
       for (uint64_t position = 0; position < 20; ++position) {
-        core::Philox random = target_draws(2, {"prompt", 1}, position);
+        core::Philox random = target_draws(2, target_stream({"prompt", 1}), position);
         SparseTargets out;
         encode_target(logits, spec, random, out);
         EXPECT_EQ(std::set<int32_t>(out.ids.begin(), out.ids.end()).size(), out.ids.size());
@@ -149,7 +149,7 @@ TEST_P(RandomTargets, DependOnSeedKeyAndPositionOnly) {
   const TargetSpec spec = spec_of(GetParam());
   const auto logits = logits_of(0.5, 1000);
   const auto draw = [&](uint64_t seed, const TraceKey& key, uint64_t position) {
-    core::Philox random = target_draws(seed, key, position);
+    core::Philox random = target_draws(seed, target_stream(key), position);
     SparseTargets out;
     encode_target(logits, spec, random, out);
     return out.ids;

@@ -85,7 +85,7 @@ Deviation examine(const Row& row, const TargetSpec& spec, uint64_t number) {
   const double all_squares = std::inner_product(row.p.begin(), row.p.end(), row.p.begin(), 0.0);
   double variance = 0;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
-    auto draws = target_draws(number, {"row", 0}, static_cast<uint64_t>(repeat));
+    auto draws = target_draws(number, target_stream({"row", 0}), static_cast<uint64_t>(repeat));
     SparseTargets out;
     encode_target(row.logits, spec, draws, out);
     std::vector<double> values(expected.size());

@@ -181,13 +181,12 @@ class Mode {
     const double seal_seconds = cpu_seconds() - start;
     const auto reader = data::TraceReader::open(folder_);
     const auto tokens = static_cast<double>(reader.completion_tokens());
-    double bytes = 0, token_bytes = 0, table = 0, encode_seconds = 0, decode_seconds = 0, entries = 0;
+    double bytes = 0, table = 0, encode_seconds = 0, decode_seconds = 0, entries = 0;
     data::TargetCodec::Sizes sizes;
     std::map<data::TraceKey, data::SparseTargets> wanted;
     for (const auto& key : batch) wanted[key];
     for (const auto& shard : reader.shards()) {
       bytes += static_cast<double>(shard->file_bytes());
-      token_bytes += static_cast<double>(shard->bytes(data::trace_format::kTokens));
       table += static_cast<double>(shard->bytes(data::trace_format::kModel));
       std::vector<data::Trace> traces;
       for (size_t i = 0; i < shard->size(); ++i) traces.push_back(std::move(traces_.at(shard->key(i))));
@@ -213,9 +212,9 @@ class Mode {
     Row row{.name = name_, .bytes = bytes / tokens, .ids = entries / tokens};
     row.parts = {{"ids", sizes.ids / tokens},
                  {"weights", sizes.weights / tokens},
-                 {"tokens", token_bytes / tokens},
+                 {"tokens", sizes.tokens / tokens},
                  {"table", table / tokens},
-                 {"overhead", (bytes - token_bytes - table - sizes.ids - sizes.weights) / tokens},
+                 {"overhead", (bytes - table - sizes.tokens - sizes.ids - sizes.weights) / tokens},
                  {"reduced_per_second", tokens / reduce_seconds_},
                  {"sealed_per_second", tokens / seal_seconds},
                  {"encoded_per_second", tokens / encode_seconds},

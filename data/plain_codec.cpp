@@ -63,7 +63,7 @@ void PlainCodec::encode(const TraceDocument& document, const SparseTargets& targ
   append(out, std::span<const float>(targets.weights));
 }
 
-void PlainCodec::decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const {
+void PlainCodec::decode(TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const {
   const auto positions = static_cast<size_t>(document.completion_length());
   const size_t width = token_bytes(vocab_size_);
   core::check(payload.size() >= 8 * positions, "{} bytes are too few for {} positions", payload.size(), positions);
@@ -119,7 +119,7 @@ void FullCodec::encode(const TraceDocument& document, const SparseTargets& targe
   }
 }
 
-void FullCodec::decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const {
+void FullCodec::decode(TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const {
   const auto positions = static_cast<size_t>(document.completion_length()), vocab = static_cast<size_t>(vocab_size_);
   core::check(payload.size() == positions * vocab * sizeof(c10::Half), "{} bytes for {} full distributions of {}",
               payload.size(), positions, vocab);
@@ -142,7 +142,7 @@ void FullCodec::decode(const TraceDocument& document, std::span<const std::byte>
 }
 
 TargetCodec::Sizes FullCodec::sizes(const Trace&, std::span<const std::byte> payload) const {
-  return {.ids = 0, .weights = static_cast<double>(payload.size())};
+  return {.weights = static_cast<double>(payload.size())};
 }
 
 }  // namespace distill::data

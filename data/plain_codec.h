@@ -11,7 +11,7 @@ class PlainCodec final : public TargetCodec {
   explicit PlainCodec(int64_t vocab_size) : vocab_size_(vocab_size) {}
   nlohmann::json description() const override;
   void encode(const TraceDocument& document, const SparseTargets& targets, std::vector<std::byte>& out) const override;
-  void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
+  void decode(TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
   Sizes sizes(const Trace& trace, std::span<const std::byte> payload) const override;
 
  private:
@@ -24,7 +24,7 @@ class FullCodec final : public TargetCodec {
   explicit FullCodec(int64_t vocab_size) : vocab_size_(vocab_size) {}
   nlohmann::json description() const override;
   void encode(const TraceDocument& document, const SparseTargets& targets, std::vector<std::byte>& out) const override;
-  void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
+  void decode(TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
   Sizes sizes(const Trace& trace, std::span<const std::byte> payload) const override;
 
  private:

@@ -14,6 +14,7 @@
 #include "data/set_decoder.h"
 #include "data/set_position.h"
 #include "data/target_encoder.h"
+#include "data/trace_record.h"
 #include "data/weight_grid.h"
 
 namespace distill::data {
@@ -21,17 +22,28 @@ namespace {
 
 using namespace set_context;
 
+size_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
+  return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
+}
+
 // Hands everything there is to code about a document to `sink`, in the order in which it is decoded:
 // sink.symbol(lane, context, symbol), sink.raw(lane, value, bits, context).
 template <typename Sink>
 class Emitter {
  public:
-  // `ranks` as IdOrder::ranks() gives them.
+  // `opening` as in SetTables, `ranks` as IdOrder::ranks() gives them.
   Emitter(const TraceDocument& document, const SparseTargets& targets, const TraceProvenance& provenance,
-          std::span<const uint32_t> ranks, const WeightGrid& grid, Sink& sink)
-      : document_(document), targets_(targets), provenance_(provenance), ranks_(ranks), grid_(grid), sink_(sink) {}
+          std::span<const int32_t> opening, std::span<const uint32_t> ranks, const WeightGrid& grid, Sink& sink)
+      : document_(document),
+        targets_(targets),
+        provenance_(provenance),
+        opening_(opening),
+        ranks_(ranks),
+        grid_(grid),
+        sink_(sink) {}
 
-  void run() {
+  void run(bool tokens) {
+    if (tokens) emit_tokens();
     const size_t positions = targets_.positions();
     core::check(positions == static_cast<size_t>(document_.completion_length()), "{} targets for {} completion tokens",
                 positions, document_.completion_length());
@@ -70,12 +82,23 @@ class Emitter {
     std::ranges::sort(at.tail);
   }
 
-  // The token that was drawn is the likeliest to be in its own target: it has rank 0, all others one more than theirs.
-  uint32_t rank(int32_t id, int32_t drawn) const {
-    if (id == drawn) return 0;
+  uint32_t rank(int32_t id) const {
     const uint32_t rank = ranks_[static_cast<size_t>(id)];
     core::check(rank != IdOrder::kNone, "id {} is not in the tables", id);
-    return rank + 1;
+    return rank;
+  }
+  // The token that was drawn is the likeliest to be in its own target: it has rank 0, all others one more than theirs.
+  uint32_t rank(int32_t id, int32_t drawn) const { return id == drawn ? 0 : rank(id) + 1; }
+
+  void emit_tokens() {
+    const size_t shared = common_prefix(opening_, document_.prompt());
+    number(0, kShared, static_cast<uint32_t>(shared));
+    uint32_t before = 0;
+    for (size_t i = shared; i < document_.tokens.size(); ++i) {
+      const uint32_t next = rank(document_.tokens[i]);
+      number(i % rans::kLanes, token(before), next);
+      before = next;
+    }
   }
 
   void number(unsigned lane, unsigned context, uint32_t value) {
@@ -133,6 +156,7 @@ class Emitter {
   const TraceDocument& document_;
   const SparseTargets& targets_;
   const TraceProvenance& provenance_;
+  std::span<const int32_t> opening_;
   std::span<const uint32_t> ranks_;
   const WeightGrid& grid_;
   Sink& sink_;
@@ -155,12 +179,13 @@ struct CountingSink {
   void raw(unsigned, uint32_t, unsigned, unsigned) {}
 };
 
-// Information content in bits of what names tokens and of what says how much they weigh.
+// Information content in bits.
 struct MeasuringSink {
   SymbolTables tables;
-  double ids = 0, weights = 0;
+  TargetCodec::Sizes bits{};
   double& part(unsigned context) {
-    return context == kMultiplicity || (context >= kLevel && context < kGap) ? weights : ids;
+    if (context >= kShared) return bits.tokens;
+    return context == kMultiplicity || (context >= kLevel && context < kGap) ? bits.weights : bits.ids;
   }
   void symbol(unsigned, unsigned context, uint32_t symbol) {
     const unsigned frequency = std::max<unsigned>(1, tables[context].interval(symbol).frequency);
@@ -182,7 +207,7 @@ SetCodec::SetCodec(const nlohmann::json& description, std::span<const std::byte>
     : provenance_(provenance), model_(model) {
   core::ConfigReader reader(description, "codec");
   reader.require<std::string>("name");
-  reader.require<int64_t>("version");
+  version_ = reader.require<int64_t>("version");
   const auto bits = reader.require<int64_t>("weight_bits");
   if (bits < kLevelSymbolBits || bits > 16) reader.reject("weight_bits", "is out of range");
   reader.finish();
@@ -196,21 +221,26 @@ SetCodec::~SetCodec() {
 
 std::shared_ptr<const SetTables> SetCodec::tables() const {
   return SetTableCache::shared().get(
-      this, [this] { return SetTables::decode(model_, static_cast<size_t>(provenance_.vocab_size)); });
+      this, [this] { return SetTables::decode(model_, static_cast<size_t>(provenance_.vocab_size), holds_tokens()); });
 }
 
 nlohmann::json SetCodec::description() const {
-  return {{"name", kName}, {"version", 1}, {"weight_bits", grid_->bits()}};
+  return {{"name", kName}, {"version", version_}, {"weight_bits", grid_->bits()}};
 }
 
 void SetCodec::encode(const TraceDocument& document, const SparseTargets& targets, std::vector<std::byte>& out) const {
+  core::check(holds_tokens(), "version {} of codec {} is only read", version_, kName);
   const auto tables = this->tables();
   EncodingSink sink{tables->symbols};
-  Emitter(document, targets, provenance_, tables->ranks(), *grid_, sink).run();
-  sink.encoder.finish(lanes_of(targets.positions()), out);
+  Emitter(document, targets, provenance_, tables->opening, tables->ranks(), *grid_, sink).run(true);
+  sink.encoder.finish(lanes_of(document.tokens.size()), out);
 }
 
-void SetCodec::decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const {
+void SetCodec::decode_tokens(TraceDocument& document, std::span<const std::byte> payload) const {
+  if (holds_tokens()) decode_set_tokens(document, payload, *tables());
+}
+
+void SetCodec::decode(TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const {
   const auto tables = this->tables();
   decode_sets(document, payload, provenance_.targets, *tables, *grid_, out, DecodePath::kFastest);
 }
@@ -218,12 +248,16 @@ void SetCodec::decode(const TraceDocument& document, std::span<const std::byte> 
 TargetCodec::Sizes SetCodec::sizes(const Trace& trace, std::span<const std::byte>) const {
   const auto tables = this->tables();
   MeasuringSink sink{tables->symbols};
-  Emitter(trace.document, trace.targets, provenance_, tables->ranks(), *grid_, sink).run();
-  return {.ids = sink.ids / 8, .weights = sink.weights / 8};
+  Emitter(trace.document, trace.targets, provenance_, tables->opening, tables->ranks(), *grid_, sink)
+      .run(holds_tokens());
+  return {.ids = sink.bits.ids / 8, .weights = sink.bits.weights / 8, .tokens = sink.bits.tokens / 8};
 }
 
 struct SetCodecTrainer::State {
   TraceProvenance provenance;
+  std::string first_prompt_id;
+  std::vector<int32_t> opening;         // the first prompt, cut to what another shares with it once ids are counted
+  size_t shared = 0;                    // the most that one did so far
   std::vector<uint64_t> id_counts;      // [vocabulary]
   std::vector<uint8_t> classes;         // of the ids, once they are counted
   std::vector<uint32_t> ranks;          // likewise
@@ -238,21 +272,33 @@ SetCodecTrainer::SetCodecTrainer(const TraceProvenance& provenance) : state_(std
 
 SetCodecTrainer::~SetCodecTrainer() = default;
 
-void SetCodecTrainer::count_ids(const TraceDocument&, const SparseTargets& targets) {
-  for (const int32_t id : targets.ids) ++state_->id_counts[static_cast<size_t>(id)];
+void SetCodecTrainer::count_ids(const TraceDocument& document, const SparseTargets& targets) {
+  State& state = *state_;
+  const auto count = [&](int32_t id) { ++state.id_counts[static_cast<size_t>(id)]; };
+  std::ranges::for_each(targets.ids, count);
+  if (state.opening.empty()) {
+    state.first_prompt_id = document.key.prompt_id;
+    state.opening.assign(document.prompt().begin(), document.prompt().end());
+  }
+  const size_t shared = common_prefix(state.opening, document.prompt());
+  // Other answers to the first prompt share all of it, and say nothing of the other prompts.
+  if (document.key.prompt_id != state.first_prompt_id) state.shared = std::max(state.shared, shared);
+  std::ranges::for_each(std::span(document.tokens).subspan(shared), count);
 }
 
 void SetCodecTrainer::count_symbols(const TraceDocument& document, const SparseTargets& targets) {
   State& state = *state_;
   if (state.classes.empty()) {
+    for (const int32_t id : std::span(state.opening).subspan(state.shared)) ++state.id_counts[static_cast<size_t>(id)];
+    state.opening.resize(state.shared);
     for (const uint64_t count : state.id_counts) {
       state.classes.push_back(static_cast<uint8_t>(std::min<uint64_t>(31, std::bit_width(count))));
     }
     state.ranks = IdOrder(state.classes).ranks();
   }
   CountingSink sink{state.symbol_counts};
-  Emitter(document, targets, state.provenance, state.ranks, WeightGrid::of(weight_bits(state.provenance.targets)), sink)
-      .run();
+  const WeightGrid& grid = WeightGrid::of(weight_bits(state.provenance.targets));
+  Emitter(document, targets, state.provenance, state.opening, state.ranks, grid, sink).run(true);
 }
 
 std::unique_ptr<const TargetCodec> SetCodecTrainer::finish() {
@@ -262,6 +308,8 @@ std::unique_ptr<const TargetCodec> SetCodecTrainer::finish() {
     state_->classes.insert(state_->classes.end(), row.begin(), row.end());
   }
   std::vector<std::byte> model;
+  append_value(model, static_cast<uint32_t>(state_->opening.size()));
+  append_tokens(model, state_->opening, token_bytes(state_->provenance.vocab_size));
   encode_adaptively(state_->classes, model);
   return std::unique_ptr<const TargetCodec>(new SetCodec(state_->provenance, std::move(model)));
 }

@@ -1,6 +1,6 @@
-// The entropy-coded form of all sparse target modes: `sets`. What a position holds is reduced to its essence (which
-// ids, exact weights on a grid, the rest shared out evenly or by counts) and coded with rANS under tables that the
-// whole shard shares. Layout in docs/trace-format.md, "sets".
+// The entropy-coded form of all sparse target modes, and of the tokens: `sets`. What a position holds is reduced to its
+// essence (which ids, exact weights on a grid, the rest shared out evenly or by counts) and coded with rANS under
+// tables that the whole shard shares. Layout in docs/trace-format.md, "sets".
 #pragma once
 
 #include <memory>
@@ -19,6 +19,7 @@ namespace distill::data {
 class SetCodec final : public TargetCodec {
  public:
   static constexpr std::string_view kName = "sets";
+  static constexpr int64_t kVersion = 2;  // what is written; version 1, without tokens, can be read
 
   // From a shard, whose `model` outlives it and is read when tables are needed first (they lie in SetTableCache).
   SetCodec(const nlohmann::json& description, std::span<const std::byte> model, const TraceProvenance& provenance);
@@ -26,8 +27,10 @@ class SetCodec final : public TargetCodec {
 
   nlohmann::json description() const override;
   std::vector<std::byte> model() const override { return {model_.begin(), model_.end()}; }
+  bool holds_tokens() const override { return version_ > 1; }
   void encode(const TraceDocument& document, const SparseTargets& targets, std::vector<std::byte>& out) const override;
-  void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
+  void decode(TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const override;
+  void decode_tokens(TraceDocument& document, std::span<const std::byte> payload) const override;
   Sizes sizes(const Trace& trace, std::span<const std::byte> payload) const override;
 
  private:
@@ -36,6 +39,7 @@ class SetCodec final : public TargetCodec {
   std::shared_ptr<const SetTables> tables() const;
 
   TraceProvenance provenance_;
+  int64_t version_ = kVersion;
   std::vector<std::byte> own_model_;  // of a codec that was just trained
   std::span<const std::byte> model_;
   const WeightGrid* grid_;

@@ -17,11 +17,37 @@ using namespace set_context;
 template <typename T>
 using Lanes = std::array<T, rans::kLanes>;
 
+uint32_t read_number(RansDecoder& stream, unsigned lane, const RansTable& table) {
+  const uint32_t symbol = stream.get(lane, table);
+  const unsigned bits = Magnitude::bits_of(symbol);
+  if (bits <= rans::kMaxRawBits) [[likely]]
+    return Magnitude::value(symbol, stream.get_raw(lane, bits));
+  const uint32_t low = stream.get_raw(lane, rans::kMaxRawBits);
+  return Magnitude::value(symbol, low | stream.get_raw(lane, bits - rans::kMaxRawBits) << rans::kMaxRawBits);
+}
+
+void read_tokens(RansDecoder& from, const SetTables& tables, TraceDocument& document) {
+  RansDecoder stream = std::move(from);
+  const size_t shared = read_number(stream, 0, tables.symbols[kShared]);
+  core::check(shared <= tables.opening.size() && shared <= static_cast<size_t>(document.prompt_length),
+              "a prompt of {} tokens has {} of the {} that prompts begin with", document.prompt_length, shared,
+              tables.opening.size());
+  std::copy_n(tables.opening.begin(), shared, document.tokens.begin());
+  uint32_t rank = 0;
+  for (size_t i = shared; i < document.tokens.size(); ++i) {
+    rank = read_number(stream, i % rans::kLanes, tables.symbols[token(rank)]);
+    core::check(rank < tables.order.size(), "token {}: rank {} of {}", i, rank, tables.order.size());
+    document.tokens[i] = tables.order.id(rank);
+  }
+  core::check(!stream.overrun(), "the coded stream is shorter than its contents");
+  from = std::move(stream);
+}
+
 // The mirror image of SetCodec's Emitter: groups of positions, whose ids and levels come one per lane at a time, and
 // then the positions of the group.
 class SetDecoder {
  public:
-  SetDecoder(const TraceDocument& document, std::span<const std::byte> payload, const TargetSpec& spec,
+  SetDecoder(TraceDocument& document, std::span<const std::byte> payload, const TargetSpec& spec,
              const SetTables& tables, const WeightGrid& grid, SparseTargets& out)
       : document_(document),
         spec_(spec),
@@ -29,10 +55,11 @@ class SetDecoder {
         grid_(grid),
         extra_(grid.bits() - kLevelSymbolBits),
         positions_(static_cast<size_t>(document.completion_length())),
-        stream_(payload, lanes_of(positions_)),
+        stream_(payload, lanes_of(tables.tokens ? document.tokens.size() : positions_)),
         out_(out) {}
 
   void run(bool wide) {
+    if (tables_.tokens) read_tokens(stream_, tables_, document_);
     out_.clear();
     out_.offsets.reserve(positions_ + 1);
     out_.uncovered.reserve(positions_);
@@ -48,15 +75,6 @@ class SetDecoder {
   }
 
  private:
-  static uint32_t number(RansDecoder& stream, unsigned lane, const RansTable& table) {
-    const uint32_t symbol = stream.get(lane, table);
-    const unsigned bits = Magnitude::bits_of(symbol);
-    if (bits <= rans::kMaxRawBits) [[likely]]
-      return Magnitude::value(symbol, stream.get_raw(lane, bits));
-    const uint32_t low = stream.get_raw(lane, rans::kMaxRawBits);
-    return Magnitude::value(symbol, low | stream.get_raw(lane, bits - rans::kMaxRawBits) << rans::kMaxRawBits);
-  }
-
   int32_t id_at(unsigned lane, uint32_t rank) const {
     if (rank == 0) return drawn_[lane];
     core::check(rank <= tables_.order.size(), "rank {} of {}", rank, tables_.order.size());
@@ -71,9 +89,9 @@ class SetDecoder {
     reached_.fill(0);
     const auto most = static_cast<int32_t>(max_ids(spec_));
     for (unsigned lane = 0; lane < lanes_; ++lane)
-      heads_[lane] = static_cast<int32_t>(number(stream_, lane, tables_.symbols[kHeadCount]));
+      heads_[lane] = static_cast<int32_t>(read_number(stream_, lane, tables_.symbols[kHeadCount]));
     for (unsigned lane = 0; lane < lanes_; ++lane)
-      tails_[lane] = static_cast<int32_t>(number(stream_, lane, tables_.symbols[kTailCount]));
+      tails_[lane] = static_cast<int32_t>(read_number(stream_, lane, tables_.symbols[kTailCount]));
     most_heads_ = most_tails_ = 0;
     size_t ids = out_.ids.size();
     for (unsigned lane = 0; lane < lanes_; ++lane) {
@@ -115,7 +133,7 @@ class SetDecoder {
   void read_head_ids(RansDecoder& stream, int32_t head) {
     for (unsigned lane = 0; lane < lanes_; ++lane) {
       if (head >= heads_[lane]) continue;
-      const uint32_t rank = number(stream, lane, tables_.symbols[head_rank(static_cast<size_t>(head))]);
+      const uint32_t rank = read_number(stream, lane, tables_.symbols[head_rank(static_cast<size_t>(head))]);
       head_ids_[static_cast<size_t>(head)][lane] = id_at(lane, rank);
     }
   }
@@ -132,11 +150,11 @@ class SetDecoder {
       const uint32_t reached = reached_[lane];
       // Both below 2^31: no overflow; id_at() bounds what is reached.
       const uint32_t rank =
-          reached + number(stream, lane, tables_.symbols[gap(static_cast<size_t>(tails_[lane] - i), reached)]);
+          reached + read_number(stream, lane, tables_.symbols[gap(static_cast<size_t>(tails_[lane] - i), reached)]);
       tail_ids_[static_cast<size_t>(i)][lane] = id_at(lane, rank);
       reached_[lane] = rank + 1;
       if (spec_.draws > 0)
-        counts_[static_cast<size_t>(i)][lane] = 1 + number(stream, lane, tables_.symbols[kMultiplicity]);
+        counts_[static_cast<size_t>(i)][lane] = 1 + read_number(stream, lane, tables_.symbols[kMultiplicity]);
     }
   }
 
@@ -294,7 +312,7 @@ class SetDecoder {
     core::check(distinct, "position {}: an id appears twice", position);
   }
 
-  const TraceDocument& document_;
+  TraceDocument& document_;
   const TargetSpec& spec_;
   const SetTables& tables_;
   const WeightGrid& grid_;
@@ -315,7 +333,12 @@ class SetDecoder {
 
 }  // namespace
 
-void decode_sets(const TraceDocument& document, std::span<const std::byte> payload, const TargetSpec& spec,
+void decode_set_tokens(TraceDocument& document, std::span<const std::byte> payload, const SetTables& tables) {
+  RansDecoder stream(payload, lanes_of(document.tokens.size()));
+  read_tokens(stream, tables, document);
+}
+
+void decode_sets(TraceDocument& document, std::span<const std::byte> payload, const TargetSpec& spec,
                  const SetTables& tables, const WeightGrid& grid, SparseTargets& out,
                  [[maybe_unused]] DecodePath path) {
   bool wide = false;

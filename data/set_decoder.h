@@ -25,8 +25,10 @@ inline unsigned lanes_of(size_t positions) {
 // The lanes of a group one after the other, or together with AVX2 where the processor has it. The results are the same.
 enum class DecodePath { kScalar, kFastest };
 
-// `payload` is untrusted: throws Error if it is not exactly what encoding makes of some targets.
-void decode_sets(const TraceDocument& document, std::span<const std::byte> payload, const TargetSpec& spec,
+// What SetCodec's decode() and decode_tokens() do. `payload` is untrusted: throws Error if it is not exactly what
+// encoding makes of some document and its targets.
+void decode_set_tokens(TraceDocument& document, std::span<const std::byte> payload, const SetTables& tables);
+void decode_sets(TraceDocument& document, std::span<const std::byte> payload, const TargetSpec& spec,
                  const SetTables& tables, const WeightGrid& grid, SparseTargets& out, DecodePath path);
 
 }  // namespace distill::data

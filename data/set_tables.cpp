@@ -6,6 +6,8 @@
 
 #include "core/error.h"
 #include "data/adaptive_coder.h"
+#include "data/little_endian.h"
+#include "data/trace_record.h"
 
 namespace distill::data {
 namespace {
@@ -47,16 +49,33 @@ std::vector<uint32_t> IdOrder::ranks() const {
   return result;
 }
 
-SetTables::SetTables(std::span<const uint8_t> classes, size_t vocabulary) : order(classes.first(vocabulary)) {
+SetTables::SetTables(std::span<const uint8_t> classes, size_t vocabulary, std::vector<int32_t> opening_tokens)
+    : opening(std::move(opening_tokens)), order(classes.first(vocabulary)) {
   for (size_t context = 0; context < symbols.size(); ++context) {
     symbols[context] = table_of(classes.subspan(vocabulary + context * Magnitude::kSymbols, Magnitude::kSymbols));
   }
 }
 
-std::shared_ptr<const SetTables> SetTables::decode(std::span<const std::byte> model, size_t vocabulary) {
+std::shared_ptr<const SetTables> SetTables::decode(std::span<const std::byte> model, size_t vocabulary, bool tokens) {
   return core::with_context("codec tables", [&] {
-    constexpr size_t kSymbols = set_context::kContexts * Magnitude::kSymbols;
-    return std::make_shared<const SetTables>(decode_adaptively(model, vocabulary + kSymbols), vocabulary);
+    std::vector<int32_t> opening;
+    if (tokens) {
+      core::check(model.size() >= 4, "{} bytes are too few", model.size());
+      const size_t width = token_bytes(static_cast<int64_t>(vocabulary)), bytes = width * load<uint32_t>(model.data());
+      core::check(bytes <= model.size() - 4, "an opening of {} bytes among {}", bytes, model.size());
+      opening = load_tokens(model.subspan(4, bytes), width);
+      for (const int32_t id : opening) {
+        core::check(id >= 0 && static_cast<size_t>(id) < vocabulary, "id {} is outside the vocabulary of {}", id,
+                    vocabulary);
+      }
+      model = model.subspan(4 + bytes);
+    }
+    const size_t coded = (tokens ? set_context::kContexts : set_context::kShared) * Magnitude::kSymbols;
+    auto classes = decode_adaptively(model, vocabulary + coded);
+    classes.resize(vocabulary + set_context::kContexts * Magnitude::kSymbols);
+    auto tables = std::make_shared<SetTables>(classes, vocabulary, std::move(opening));
+    tables->tokens = tokens;
+    return std::shared_ptr<const SetTables>(std::move(tables));
   });
 }
 

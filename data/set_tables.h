@@ -29,7 +29,9 @@ enum Context : unsigned {
   kHeadRank,               // 8: number of the head
   kLevel = kHeadRank + 8,  // 4 x 5: number of the head, heads that follow
   kGap = kLevel + 20,      // 8 x 10: tail tokens that remain, rank reached
-  kContexts = kGap + 80,
+  kShared = kGap + 80,     // how many tokens a prompt has in common with the opening
+  kToken = kShared + 1,    // 17: bit width of the rank of the token before
+  kContexts = kToken + 17,
 };
 
 inline unsigned head_rank(size_t head) {
@@ -38,6 +40,10 @@ inline unsigned head_rank(size_t head) {
 
 inline unsigned level(size_t head, size_t heads) {
   return kLevel + static_cast<unsigned>(std::min<size_t>(head, 3) * 5 + std::min<size_t>(heads - head - 1, 4));
+}
+
+inline unsigned token(uint32_t rank_before) {
+  return kToken + std::min(static_cast<unsigned>(std::bit_width(rank_before)), 16u);
 }
 
 inline unsigned gap(size_t remaining, uint32_t reached) {
@@ -79,17 +85,19 @@ class IdOrder {
 
 struct SetTables {
   // `classes`: of the ids [vocabulary], then of the symbols [contexts, Magnitude::kSymbols].
-  SetTables(std::span<const uint8_t> classes, size_t vocabulary);
-  // From a shard's `model`. Throws Error if it is damaged.
-  static std::shared_ptr<const SetTables> decode(std::span<const std::byte> model, size_t vocabulary);
+  SetTables(std::span<const uint8_t> classes, size_t vocabulary, std::vector<int32_t> opening = {});
+  // From a shard's `model`; `tokens` says whether payloads hold them. Throws Error if it is damaged.
+  static std::shared_ptr<const SetTables> decode(std::span<const std::byte> model, size_t vocabulary, bool tokens);
 
+  std::vector<int32_t> opening;  // what prompts begin with, as the same chat template and system prompt make them
+  bool tokens = true;            // whether payloads begin with these
   IdOrder order;
   std::array<RansTable, set_context::kContexts> symbols;
 
   // order.ranks(), for encoding; made when they are asked for first.
   std::span<const uint32_t> ranks() const;
   // Without the ranks, which readers don't need.
-  size_t bytes() const { return sizeof(SetTables) + order.bytes(); }
+  size_t bytes() const { return sizeof(SetTables) + order.bytes() + opening.size() * sizeof(int32_t); }
 
  private:
   mutable std::once_flag ranked_;

@@ -19,7 +19,8 @@ std::unique_ptr<const TargetCodec> TargetCodec::open(const nlohmann::json& descr
     if (name == PlainCodec::kName) return std::make_unique<PlainCodec>(provenance.vocab_size);
     return std::make_unique<FullCodec>(provenance.vocab_size);
   }
-  if (name == SetCodec::kName && version == 1) return std::make_unique<SetCodec>(description, model, provenance);
+  if (name == SetCodec::kName && version >= 1 && version <= SetCodec::kVersion)
+    return std::make_unique<SetCodec>(description, model, provenance);
   core::fail("the targets are stored with codec '{}' version {}, which this version of distill does not know", name,
              version);
 }

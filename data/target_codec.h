@@ -23,23 +23,32 @@ class TargetCodec {
   // Bytes that all documents of a shard share; empty if none.
   virtual std::vector<std::byte> model() const { return {}; }
 
+  // Whether a document's payload holds its tokens too. A document is then decoded into one that has as many tokens, of
+  // whatever value, and the right prompt length.
+  virtual bool holds_tokens() const { return false; }
+
   // Appends the payload of the targets of `document`, one per completion token. Throws Error naming the position of a
   // target that the codec cannot hold.
   virtual void encode(const TraceDocument& document, const SparseTargets& targets,
                       std::vector<std::byte>& out) const = 0;
 
-  // Replaces `out`. The payload is untrusted: throws Error if it is not exactly the targets of this document, with ids
-  // distinct and inside the vocabulary and weights that are finite and sum to 1 with what they leave uncovered.
-  virtual void decode(const TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const = 0;
+  // Replaces `out` and, if the payload holds them, the document's tokens. The payload is untrusted: throws Error if it
+  // is not exactly the targets of this document, with ids distinct and inside the vocabulary and weights that are
+  // finite and sum to 1 with what they leave uncovered.
+  virtual void decode(TraceDocument& document, std::span<const std::byte> payload, SparseTargets& out) const = 0;
+  // The tokens alone, if the payload holds them; they are inside the vocabulary.
+  virtual void decode_tokens(TraceDocument&, std::span<const std::byte>) const {}
 
-  // What of a document's payload, in bytes, is spent on which token is meant and on how much it weighs; the rest is
-  // overhead.
+  // What of a document's payload, in bytes, is spent on which ids a target has, on how much they weigh, and on the
+  // document's tokens; the rest is overhead.
   struct Sizes {
     double ids = 0;
     double weights = 0;
+    double tokens = 0;
     Sizes& operator+=(const Sizes& other) {
       ids += other.ids;
       weights += other.weights;
+      tokens += other.tokens;
       return *this;
     }
   };

@@ -169,7 +169,7 @@ std::vector<std::byte> encode_journal_payload(const TargetCodec& codec, const Tr
 }
 
 JournalPayload decode_journal_payload(const TargetCodec& codec, const TraceProvenance& provenance,
-                                      const TraceDocument& document, Bytes payload) {
+                                      TraceDocument& document, Bytes payload) {
   core::check(payload.size() >= 4, "a payload of {} bytes", payload.size());
   const auto bytes = load<uint32_t>(payload.data());
   payload = payload.subspan(4);

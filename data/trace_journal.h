@@ -72,6 +72,6 @@ struct JournalPayload {
   std::span<const std::byte> hidden_states;  // into the bytes given
 };
 JournalPayload decode_journal_payload(const TargetCodec& codec, const TraceProvenance& provenance,
-                                      const TraceDocument& document, std::span<const std::byte> payload);
+                                      TraceDocument& document, std::span<const std::byte> payload);
 
 }  // namespace distill::data

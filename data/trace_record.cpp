@@ -14,13 +14,13 @@ namespace {
 
 // u32 bytes of the prompt id, u32 sample, u32 prompt length, u32 tokens, u8 finish reason, u8 verdict, u16 zero,
 // f64 log-probability, u64 seed.
-std::array<std::byte, trace_format::kRecordHeadBytes> encode_head(const RecordPieces& pieces, size_t tokens) {
+std::array<std::byte, trace_format::kRecordHeadBytes> encode_head(const RecordPieces& pieces) {
   std::array<std::byte, trace_format::kRecordHeadBytes> head{};
   const auto put = [&](size_t at, auto value) { std::memcpy(head.data() + at, &value, sizeof value); };
   put(0, static_cast<uint32_t>(pieces.prompt_id.size()));
   put(4, pieces.sample);
   put(8, pieces.prompt_length);
-  put(12, static_cast<uint32_t>(tokens));
+  put(12, static_cast<uint32_t>(pieces.token_count));
   put(16, pieces.finish_reason);
   put(17, pieces.verdict);
   put(20, pieces.log_probability);
@@ -36,16 +36,9 @@ RecordPieces pieces_of(const TraceDocument& document) {
           .verdict = static_cast<uint8_t>(document.verdict),
           .log_probability = document.log_probability,
           .seed = document.seed,
+          .token_count = document.tokens.size(),
           .tokens = {},
           .payload = {}};
-}
-
-std::vector<int32_t> load_tokens(std::span<const std::byte> bytes, size_t width) {
-  std::vector<int32_t> tokens(bytes.size() / width);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    tokens[i] = width == 2 ? load<uint16_t>(bytes.data(), i) : static_cast<int32_t>(load<uint32_t>(bytes.data(), i));
-  }
-  return tokens;
 }
 
 }  // namespace
@@ -81,13 +74,21 @@ void append_tokens(std::vector<std::byte>& out, std::span<const int32_t> tokens,
   for (const int32_t token : tokens) append_value(out, static_cast<uint16_t>(token));
 }
 
+std::vector<int32_t> load_tokens(std::span<const std::byte> bytes, size_t width) {
+  std::vector<int32_t> tokens(bytes.size() / width);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = width == 2 ? load<uint16_t>(bytes.data(), i) : static_cast<int32_t>(load<uint32_t>(bytes.data(), i));
+  }
+  return tokens;
+}
+
 std::vector<std::byte> encode_record(const TraceDocument& document, std::span<const std::byte> payload,
                                      int64_t vocab_size) {
   const size_t width = token_bytes(vocab_size);
   std::vector<std::byte> body;
   body.reserve(trace_format::kRecordHeadBytes + document.key.prompt_id.size() + document.tokens.size() * width +
                payload.size());
-  const auto head = encode_head(pieces_of(document), document.tokens.size());
+  const auto head = encode_head(pieces_of(document));
   append(body, std::span<const std::byte>(head));
   append(body, std::span<const char>(document.key.prompt_id));
   append_tokens(body, document.tokens, width);
@@ -100,7 +101,7 @@ TraceRecord decode_record(std::span<const std::byte> body, int64_t vocab_size) {
   core::check(body.size() >= kHead, "a record of {} bytes is too short", body.size());
   const std::byte* head = body.data();
   const uint64_t id_bytes = load<uint32_t>(head), width = token_bytes(vocab_size);
-  const uint64_t tokens_bytes = load<uint32_t>(head + 12) * width;
+  const uint64_t tokens = load<uint32_t>(head + 12), tokens_bytes = tokens * width;
   core::check(id_bytes <= body.size() - kHead && tokens_bytes <= body.size() - kHead - id_bytes,
               "a record of {} bytes cannot hold a prompt id of {} and tokens of {} bytes", body.size(), id_bytes,
               tokens_bytes);
@@ -111,26 +112,36 @@ TraceRecord decode_record(std::span<const std::byte> body, int64_t vocab_size) {
                             .verdict = load<uint8_t>(head + 17),
                             .log_probability = load<double>(head + 20),
                             .seed = load<uint64_t>(head + 28),
+                            .token_count = tokens,
                             .tokens = body.subspan(kHead + id_bytes, tokens_bytes),
                             .payload = body.subspan(kHead + id_bytes + tokens_bytes)};
   return {assemble_document(pieces, vocab_size), pieces.payload};
 }
 
-uint32_t record_crc(const RecordPieces& pieces, size_t width) {
-  uint32_t crc = core::crc32c(encode_head(pieces, pieces.tokens.size() / width));
+uint32_t record_crc(const RecordPieces& pieces) {
+  uint32_t crc = core::crc32c(encode_head(pieces));
   crc = core::crc32c(std::as_bytes(std::span(pieces.prompt_id)), crc);
   crc = core::crc32c(pieces.tokens, crc);
   return core::crc32c(pieces.payload, crc);
 }
 
+TraceDocument outline_document(const RecordPieces& pieces) {
+  core::check(pieces.token_count <= trace_format::kMaxTokensPerDocument && pieces.prompt_length >= 1 &&
+                  pieces.prompt_length <= pieces.token_count,
+              "prompt '{}': a prompt of {} tokens in a document of {}", pieces.prompt_id, pieces.prompt_length,
+              pieces.token_count);
+  return {.key = {std::string(pieces.prompt_id), pieces.sample},
+          .tokens = std::vector<int32_t>(pieces.token_count),
+          .prompt_length = static_cast<int32_t>(pieces.prompt_length),
+          .finish_reason = static_cast<FinishReason>(pieces.finish_reason),
+          .verdict = static_cast<Verdict>(pieces.verdict),
+          .log_probability = pieces.log_probability,
+          .seed = pieces.seed};
+}
+
 TraceDocument assemble_document(const RecordPieces& pieces, int64_t vocab_size) {
-  TraceDocument document{.key = {std::string(pieces.prompt_id), pieces.sample},
-                         .tokens = load_tokens(pieces.tokens, token_bytes(vocab_size)),
-                         .prompt_length = static_cast<int32_t>(pieces.prompt_length),
-                         .finish_reason = static_cast<FinishReason>(pieces.finish_reason),
-                         .verdict = static_cast<Verdict>(pieces.verdict),
-                         .log_probability = pieces.log_probability,
-                         .seed = pieces.seed};
+  TraceDocument document = outline_document(pieces);
+  document.tokens = load_tokens(pieces.tokens, token_bytes(vocab_size));
   check_document(document, vocab_size);
   return document;
 }

@@ -39,15 +39,20 @@ struct RecordPieces {
   uint8_t verdict = 0;
   double log_probability = 0;
   uint64_t seed = 0;
-  std::span<const std::byte> tokens;  // as stored, token_bytes each
+  uint64_t token_count = 0;
+  std::span<const std::byte> tokens;  // as stored, token_bytes each; nothing if the payload holds them
   std::span<const std::byte> payload;
 };
 // CRC32C of the record that the pieces make up.
-uint32_t record_crc(const RecordPieces& pieces, size_t token_bytes);
-// Throws Error as check_document() does, on the pieces of an untrusted shard.
+uint32_t record_crc(const RecordPieces& pieces);
+// The document with all tokens 0. Throws Error if the pieces of an untrusted shard give it no prompt or too many
+// tokens.
+TraceDocument outline_document(const RecordPieces& pieces);
+// The document. Throws Error as check_document() does, on the pieces of an untrusted shard.
 TraceDocument assemble_document(const RecordPieces& pieces, int64_t vocab_size);
 
 // Token ids as stored.
 void append_tokens(std::vector<std::byte>& out, std::span<const int32_t> tokens, size_t token_bytes);
+std::vector<int32_t> load_tokens(std::span<const std::byte> bytes, size_t token_bytes);
 
 }  // namespace distill::data

@@ -72,8 +72,10 @@ void TraceShard::read_settings() {
   provenance_ = TraceProvenance::from_json(core::parse_json(text_of(regions_[format::kProvenance])), "provenance");
   codec_ =
       TargetCodec::open(core::parse_json(text_of(regions_[format::kCodec])), regions_[format::kModel], provenance_);
-  core::check(token_bytes_ == data::token_bytes(provenance_.vocab_size), "tokens of {} bytes with a vocabulary of {}",
-              token_bytes_, provenance_.vocab_size);
+  core::check(tokens_in_payload_ == codec_->holds_tokens(), "the codec keeps tokens in {}, but dataset tokens is {}",
+              codec_->holds_tokens() ? "the payload" : "a dataset", tokens_in_payload_ ? "empty" : "not");
+  core::check(tokens_in_payload_ || token_bytes_ == data::token_bytes(provenance_.vocab_size),
+              "tokens of {} bytes with a vocabulary of {}", token_bytes_, provenance_.vocab_size);
   core::check(provenance_.hidden_states.has_value() == (version_ == format::kHiddenStatesVersion),
               "format version {}, but the provenance says {} of hidden states", version_,
               provenance_.hidden_states ? "something" : "nothing");
@@ -121,8 +123,9 @@ void TraceShard::find_regions(bool may_be_cut) {
                 format::kDatasetNames[column], regions_[column].size(), documents_);
   }
   const auto tokens = value<uint64_t>(format::kTokenOffsets, documents_);
-  token_bytes_ =
-      tokens > 0 && load<Place>(block.data() + format::kRegionsAt, format::kTokens).bytes / tokens >= 4 ? 4 : 2;
+  const auto bytes_of_tokens = load<Place>(block.data() + format::kRegionsAt, format::kTokens).bytes;
+  tokens_in_payload_ = bytes_of_tokens == 0;
+  token_bytes_ = tokens > 0 && bytes_of_tokens / tokens >= 4 ? 4 : 2;
 }
 
 // Everything but the user block (already verified) and the bulk.
@@ -144,16 +147,22 @@ std::string TraceShard::damaged_document() const {
   return " (outside every document)";
 }
 
+uint64_t TraceShard::stored_tokens() const {
+  const auto all = value<uint64_t>(format::kTokenOffsets, documents_);
+  return tokens_in_payload_ ? all : regions_[format::kTokens].size() / token_bytes_;
+}
+
 bool TraceShard::intact(size_t index) const {
   const std::array<std::pair<format::Dataset, uint64_t>, 3> limits{
       std::pair{format::kPromptIdOffsets, regions_[format::kPromptIds].size()},
-      std::pair{format::kTokenOffsets, regions_[format::kTokens].size() / token_bytes_},
+      std::pair{format::kTokenOffsets, stored_tokens()},
       std::pair{format::kPayloadOffsets, regions_[format::kPayload].size()}};
   for (const auto& [offsets, limit] : limits) {
     const auto begin = value<uint64_t>(offsets, index), end = value<uint64_t>(offsets, index + 1);
     if (begin > end || end > limit) return false;
   }
-  return record_crc(pieces(index), token_bytes_) == value<uint32_t>(format::kCrc32c, index);
+  if (pieces(index).token_count > format::kMaxTokensPerDocument) return false;  // of which the checksum has 32 bits
+  return record_crc(pieces(index)) == value<uint32_t>(format::kCrc32c, index);
 }
 
 bool TraceShard::hidden_states_intact(size_t index) const {
@@ -179,7 +188,7 @@ void TraceShard::verify_table() {
                 limit);
   };
   check_offsets(format::kPromptIdOffsets, regions_[format::kPromptIds].size());
-  check_offsets(format::kTokenOffsets, regions_[format::kTokens].size() / token_bytes_);
+  check_offsets(format::kTokenOffsets, stored_tokens());
   core::check(regions_[format::kTokens].size() % token_bytes_ == 0, "half a token at the end of dataset tokens");
   check_offsets(format::kPayloadOffsets, regions_[format::kPayload].size());
   if (provenance_.hidden_states) check_offsets(format::kHiddenOffsets, regions_[format::kHidden].size());
@@ -237,8 +246,8 @@ Verdict TraceShard::verdict(size_t index) const {
 }
 
 RecordPieces TraceShard::pieces(size_t index) const {
-  const auto tokens = value<uint64_t>(format::kTokenOffsets, index) * token_bytes_;
-  const auto tokens_end = value<uint64_t>(format::kTokenOffsets, index + 1) * token_bytes_;
+  const auto tokens = value<uint64_t>(format::kTokenOffsets, index);
+  const auto tokens_end = value<uint64_t>(format::kTokenOffsets, index + 1);
   const auto payload = value<uint64_t>(format::kPayloadOffsets, index);
   const auto payload_end = value<uint64_t>(format::kPayloadOffsets, index + 1);
   return {.prompt_id = prompt_id(index),
@@ -248,7 +257,10 @@ RecordPieces TraceShard::pieces(size_t index) const {
           .verdict = value<uint8_t>(format::kVerdict, index),
           .log_probability = value<double>(format::kLogProbability, index),
           .seed = value<uint64_t>(format::kSeed, index),
-          .tokens = regions_[format::kTokens].subspan(tokens, tokens_end - tokens),
+          .token_count = tokens_end - tokens,
+          .tokens = tokens_in_payload_ ? std::span<const std::byte>()
+                                       : regions_[format::kTokens].subspan(tokens * token_bytes_,
+                                                                           (tokens_end - tokens) * token_bytes_),
           .payload = regions_[format::kPayload].subspan(payload, payload_end - payload)};
 }
 
@@ -268,7 +280,13 @@ RecordPieces TraceShard::verified_pieces(size_t index) const {
 
 TraceDocument TraceShard::document(size_t index) const {
   const RecordPieces verified = verified_pieces(index);
-  return core::with_context(name_of(index), [&] { return assemble_document(verified, provenance_.vocab_size); });
+  return core::with_context(name_of(index), [&] {
+    if (!codec_->holds_tokens()) return assemble_document(verified, provenance_.vocab_size);
+    TraceDocument document = outline_document(verified);
+    codec_->decode_tokens(document, verified.payload);
+    check_document(document, provenance_.vocab_size);
+    return document;
+  });
 }
 
 std::span<const std::byte> TraceShard::payload(size_t index) const {
@@ -278,8 +296,11 @@ std::span<const std::byte> TraceShard::payload(size_t index) const {
 Trace TraceShard::trace(size_t index) const {
   const RecordPieces verified = verified_pieces(index);
   return core::with_context(name_of(index), [&] {
-    Trace trace{.document = assemble_document(verified, provenance_.vocab_size), .targets = {}};
+    Trace trace{.document = codec_->holds_tokens() ? outline_document(verified)
+                                                   : assemble_document(verified, provenance_.vocab_size),
+                .targets = {}};
     codec_->decode(trace.document, verified.payload, trace.targets);
+    check_document(trace.document, provenance_.vocab_size);
     return trace;
   });
 }

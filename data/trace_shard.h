@@ -80,6 +80,8 @@ class TraceShard {
   bool intact(size_t index) const;
   // The same for its hidden states, where there are any.
   bool hidden_states_intact(size_t index) const;
+  // Where the documents' tokens end that are there, in their dataset or in what there is of the payloads.
+  uint64_t stored_tokens() const;
   RecordPieces pieces(size_t index) const;
   RecordPieces verified_pieces(size_t index) const;
   std::string name_of(size_t index) const;
@@ -92,7 +94,8 @@ class TraceShard {
   TraceProvenance provenance_;
   std::unique_ptr<const TargetCodec> codec_;
   size_t documents_ = 0;
-  size_t token_bytes_ = 0;
+  bool tokens_in_payload_ = false;
+  size_t token_bytes_ = 0;  // of those in their dataset
   uint64_t prompt_tokens_ = 0;
   uint64_t completion_tokens_ = 0;
 };

@@ -139,13 +139,13 @@ std::span<const std::byte> bytes_of(const T& values) {
 
 }  // namespace
 
-TraceShardBuilder::TraceShardBuilder(const TraceProvenance& provenance, const nlohmann::json& codec,
-                                     std::vector<std::byte> model)
+TraceShardBuilder::TraceShardBuilder(const TraceProvenance& provenance, const TargetCodec& codec)
     : vocab_size_(provenance.vocab_size),
       version_(provenance.hidden_states ? format::kHiddenStatesVersion : format::kVersion),
       provenance_(provenance.to_json().dump()),
-      codec_(codec.dump()),
-      model_(std::move(model)) {}
+      codec_(codec.description().dump()),
+      model_(codec.model()),
+      payload_holds_tokens_(codec.holds_tokens()) {}
 
 void TraceShardBuilder::add(const TraceDocument& document, std::span<const std::byte> payload,
                             std::span<const std::byte> hidden_states) {
@@ -153,12 +153,12 @@ void TraceShardBuilder::add(const TraceDocument& document, std::span<const std::
   core::check(sample_.empty() || last_key_ < document.key, "prompt '{}' sample {} does not follow '{}' sample {}",
               document.key.prompt_id, document.key.sample, last_key_.prompt_id, last_key_.sample);
   last_key_ = document.key;
-  const size_t width = token_bytes(vocab_size_), tokens_before = tokens_.size();
-  append_tokens(tokens_, document.tokens, width);
+  const size_t tokens_before = tokens_.size();
+  if (!payload_holds_tokens_) append_tokens(tokens_, document.tokens, token_bytes(vocab_size_));
   payload_.insert(payload_.end(), payload.begin(), payload.end());
   prompt_ids_ += document.key.prompt_id;
   prompt_id_offsets_.push_back(prompt_ids_.size());
-  token_offsets_.push_back(tokens_.size() / width);
+  token_offsets_.push_back(token_offsets_.back() + document.tokens.size());
   payload_offsets_.push_back(payload_.size());
   sample_.push_back(document.key.sample);
   prompt_length_.push_back(static_cast<uint32_t>(document.prompt_length));
@@ -173,9 +173,9 @@ void TraceShardBuilder::add(const TraceDocument& document, std::span<const std::
                              .verdict = verdict_.back(),
                              .log_probability = document.log_probability,
                              .seed = document.seed,
+                             .token_count = document.tokens.size(),
                              .tokens = std::span(tokens_).subspan(tokens_before),
-                             .payload = payload},
-                            width));
+                             .payload = payload}));
   append(hidden_, hidden_states);
   hidden_offsets_.push_back(hidden_.size());
   hidden_crc_.push_back(core::crc32c(hidden_states, crc_.back()));

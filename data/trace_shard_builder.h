@@ -4,11 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "data/target_codec.h"
 #include "data/trace.h"
 
 namespace distill::data {
@@ -16,8 +16,8 @@ namespace distill::data {
 // Holds the shard in memory. The same documents give the same bytes, whoever writes them and when.
 class TraceShardBuilder {
  public:
-  // `codec` and `model` describe the payloads that add() will be given (TargetCodec).
-  TraceShardBuilder(const TraceProvenance& provenance, const nlohmann::json& codec, std::vector<std::byte> model);
+  // `codec` makes the payloads that add() will be given.
+  TraceShardBuilder(const TraceProvenance& provenance, const TargetCodec& codec);
 
   // Keys ascend from call to call. `hidden_states`: encoded, if the provenance has any. Throws Error if the keys don't
   // ascend or the document cannot be stored.
@@ -39,7 +39,9 @@ class TraceShardBuilder {
   uint32_t version_;
   TraceKey last_key_;
   std::string provenance_, codec_, prompt_ids_, fidelity_;
-  std::vector<std::byte> model_, tokens_, payload_, hidden_;
+  std::vector<std::byte> model_;
+  bool payload_holds_tokens_;
+  std::vector<std::byte> tokens_, payload_, hidden_;
   std::vector<uint64_t> prompt_id_offsets_{0}, token_offsets_{0}, payload_offsets_{0}, hidden_offsets_{0}, seed_;
   std::vector<uint32_t> sample_, prompt_length_, crc_, hidden_crc_;
   std::vector<uint8_t> finish_reason_, verdict_;

@@ -15,7 +15,7 @@ namespace distill::data {
 
 nlohmann::json measure_traces(const TraceReader& reader) {
   const auto completion = static_cast<double>(std::max<uint64_t>(1, reader.completion_tokens()));
-  double total = 0, tokens = 0, hidden = 0, ids = 0, uncovered = 0;
+  double total = 0, hidden = 0, ids = 0, uncovered = 0;
   TargetCodec::Sizes sizes;
   std::array<uint64_t, 2> finished{};
   std::array<uint64_t, 3> verdicts{};
@@ -23,7 +23,7 @@ nlohmann::json measure_traces(const TraceReader& reader) {
   std::map<uint64_t, uint64_t> lengths, id_counts;
   for (const auto& shard : reader.shards()) {
     total += static_cast<double>(shard->file_bytes());
-    tokens += static_cast<double>(shard->bytes(trace_format::kTokens));
+    sizes.tokens += static_cast<double>(shard->bytes(trace_format::kTokens));
     hidden += static_cast<double>(shard->bytes(trace_format::kHidden));
     sizes.ids += static_cast<double>(shard->bytes(trace_format::kModel));
     for (size_t i = 0; i < shard->size(); ++i) {
@@ -54,9 +54,9 @@ nlohmann::json measure_traces(const TraceReader& reader) {
            {{"total", total / completion},
             {"ids", sizes.ids / completion},
             {"weights", sizes.weights / completion},
-            {"tokens", tokens / completion},
+            {"tokens", sizes.tokens / completion},
             {"hidden", hidden / completion},
-            {"overhead", (total - tokens - hidden - sizes.ids - sizes.weights) / completion}}}};
+            {"overhead", (total - sizes.tokens - hidden - sizes.ids - sizes.weights) / completion}}}};
 }
 
 namespace {

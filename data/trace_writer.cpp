@@ -212,7 +212,7 @@ void TraceWriter::State::seal() {
   // The documents one after the other with their targets; `pass` is called for each.
   const auto for_each = [&](auto&& pass) {
     for (const auto& entry : entries) {
-      const TraceRecord record = decode_record(TraceJournal::record(*file, entry), provenance.vocab_size);
+      TraceRecord record = decode_record(TraceJournal::record(*file, entry), provenance.vocab_size);
       pass(record, decode_journal_payload(*journal_codec, provenance, record.document, record.payload));
     }
   };
@@ -227,7 +227,7 @@ void TraceWriter::State::seal() {
     });
     codec = trainer.finish();
   }
-  TraceShardBuilder builder(provenance, codec->description(), codec->model());
+  TraceShardBuilder builder(provenance, *codec);
   std::optional<Fidelity> fidelity = options.fidelity;
   std::vector<std::byte> encoded;
   for_each([&](const TraceRecord& record, const JournalPayload& payload) {

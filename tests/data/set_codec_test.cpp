@@ -7,8 +7,10 @@
 #include <cmath>
 #include <map>
 #include <numbers>
+#include <numeric>
 
 #include "data/adaptive_coder.h"
+#include "data/little_endian.h"
 #include "data/magnitude.h"
 #include "data/set_decoder.h"
 #include "data/set_position.h"
@@ -26,6 +28,12 @@ std::map<int32_t, float> weights_of(const TargetDistribution& target) {
   std::map<int32_t, float> result;
   for (size_t i = 0; i < target.ids.size(); ++i) result[target.ids[i]] = target.weights[i];
   return result;
+}
+
+// What a reader has before it decodes: as many tokens, but not these.
+TraceDocument outline(TraceDocument document) {
+  std::ranges::fill(document.tokens, 0);
+  return document;
 }
 
 class SetCodecTest : public testing::TestWithParam<const char*> {
@@ -51,7 +59,12 @@ TEST_P(SetCodecTest, KeepsTheIdsAndRoundsTheWeightsToTheGrid) {
     codec->encode(trace.document, trace.targets, other);
     EXPECT_EQ(payload, other);
     SparseTargets decoded;
-    codec->decode(trace.document, payload, decoded);
+    TraceDocument document = outline(trace.document);
+    codec->decode(document, payload, decoded);
+    EXPECT_EQ(document.tokens, trace.document.tokens);
+    document = outline(trace.document);
+    codec->decode_tokens(document, payload);
+    EXPECT_EQ(document.tokens, trace.document.tokens);
     ASSERT_EQ(decoded.positions(), trace.targets.positions());
     for (size_t i = 0; i < decoded.positions(); ++i) {
       const auto actual = weights_of(decoded[i]), expected = weights_of(trace.targets[i]);
@@ -81,7 +94,7 @@ TEST_P(SetCodecTest, KeepsWhatItDecodedWhenThatIsEncodedAgain) {
     first->decode(trace.document, payload, trace.targets);
   }
   const auto second = trained_codec(decoded, provenance_);
-  for (const Trace& trace : decoded) {
+  for (Trace& trace : decoded) {
     std::vector<std::byte> payload;
     SparseTargets again;
     second->encode(trace.document, trace.targets, payload);
@@ -102,8 +115,8 @@ TEST_P(SetCodecTest, AccountsForItsBytes) {
     codec->encode(trace.document, trace.targets, payload);
     const auto sizes = codec->sizes(trace, payload);
     bytes += static_cast<double>(payload.size());
-    measured += sizes.ids + sizes.weights;
-    lanes += static_cast<double>(std::min<size_t>(8, trace.targets.positions()));
+    measured += sizes.ids + sizes.weights + sizes.tokens;
+    lanes += static_cast<double>(std::min<size_t>(8, trace.document.tokens.size()));
   }
   // Of its four bytes each coder state holds none to two that say something.
   EXPECT_GE(bytes, measured * 0.98 + 2 * lanes);
@@ -114,7 +127,7 @@ TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
   const auto codec = trained_codec(traces_, provenance_);
   core::Philox random(3, 0, 0);
   SparseTargets out;
-  for (const Trace& trace : traces_) {
+  for (Trace& trace : traces_) {
     std::vector<std::byte> payload;
     codec->encode(trace.document, trace.targets, payload);
     for (int round = 0; round < 200; ++round) {
@@ -124,6 +137,7 @@ TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
             static_cast<std::byte>(1 + random.next_below(255));
       }
       error_of([&] { codec->decode(trace.document, damaged, out); });
+      for (const int32_t token : trace.document.tokens) EXPECT_LT(static_cast<uint32_t>(token), 300u);
       damaged.resize(random.next_below(static_cast<uint32_t>(payload.size())));
       EXPECT_NE(error_of([&] { codec->decode(trace.document, damaged, out); }), "");
     }
@@ -133,9 +147,10 @@ TEST_P(SetCodecTest, SurvivesDamagedPayloads) {
 // What decoding gives or says on the path: the targets, or the message of the error.
 std::string decoded_by(DecodePath path, const Trace& trace, std::span<const std::byte> payload,
                        const TraceProvenance& provenance, const SetTables& tables, SparseTargets& out) {
+  TraceDocument document = outline(trace.document);
   return error_of([&] {
-    decode_sets(trace.document, payload, provenance.targets, tables, WeightGrid::of(weight_bits(provenance.targets)),
-                out, path);
+    decode_sets(document, payload, provenance.targets, tables, WeightGrid::of(weight_bits(provenance.targets)), out,
+                path);
   });
 }
 
@@ -153,7 +168,7 @@ void expect_equal_paths(const Trace& trace, std::span<const std::byte> payload, 
 
 TEST_P(SetCodecTest, DecodesTheSameWithAllLanesTogether) {
   const auto codec = trained_codec(traces_, provenance_);
-  const auto tables = SetTables::decode(codec->model(), 300);
+  const auto tables = SetTables::decode(codec->model(), 300, true);
   core::Philox random(4, 0, 0);
   for (const Trace& trace : traces_) {
     std::vector<std::byte> payload;
@@ -191,9 +206,9 @@ TEST(SetCodec, DecodesTheSameWithAllLanesTogetherInALargeVocabulary) {
     trace.targets.uncovered.push_back(0);
     trace.targets.offsets.push_back(static_cast<int64_t>(trace.targets.ids.size()));
   }
-  std::vector<std::byte> model, payload;
+  std::vector<std::byte> model(4), payload;
   encode_adaptively(classes, model);
-  const auto codec = TargetCodec::open({{"name", "sets"}, {"version", 1}, {"weight_bits", 6}}, model, provenance);
+  const auto codec = TargetCodec::open({{"name", "sets"}, {"version", 2}, {"weight_bits", 6}}, model, provenance);
   codec->encode(trace.document, trace.targets, payload);
   SparseTargets out;
   ASSERT_EQ(decoded_by(DecodePath::kFastest, trace, payload, provenance, tables, out), "");
@@ -211,6 +226,59 @@ INSTANTIATE_TEST_SUITE_P(Modes, SetCodecTest,
                                          "threshold:0.05", "threshold:16 keep", "hybrid:4+6 keep", "topk:12 keep"),
                          target_mode_name);
 
+// Twice as many documents whose prompts begin alike; of one kind, prompts are not much longer than that.
+TEST(SetCodec, KeepsWhatPromptsHaveInCommonOnce) {
+  const auto provenance = sample_provenance("threshold:0.05", 300);
+  std::vector<Trace> traces = sample_traces(40, provenance, 4);
+  std::vector<int32_t> opening(100);
+  std::iota(opening.begin(), opening.end(), 7);
+  size_t apart = 0;
+  const auto size_of = [&] {
+    const auto codec = trained_codec(traces, provenance);
+    std::vector<std::byte> payload = codec->model();
+    SparseTargets targets;
+    for (Trace& trace : traces) {
+      codec->encode(trace.document, trace.targets, payload);
+      std::vector<std::byte> own;
+      codec->encode(trace.document, trace.targets, own);
+      TraceDocument document = outline(trace.document);
+      codec->decode(document, own, targets);
+      EXPECT_EQ(document.tokens, trace.document.tokens);
+    }
+    return payload.size();
+  };
+  const size_t without = size_of();
+  for (Trace& trace : traces) {
+    // One prompt begins otherwise, and one is a mere part of what the others begin with.
+    if (trace.document.key.prompt_id == "prompt-3") continue;
+    const std::span most(opening.data(), trace.document.key.prompt_id == "prompt-5" ? 60 : opening.size());
+    trace.document.tokens.insert(trace.document.tokens.begin(), most.begin(), most.end());
+    trace.document.prompt_length += static_cast<int32_t>(most.size());
+    apart += most.size();
+  }
+  EXPECT_EQ(apart, 36u * 100 + 2 * 60);
+  // Less than a bit for each of these tokens, the opening itself included.
+  EXPECT_LT(size_of(), without + apart / 8);
+}
+
+TEST(SetCodec, RefusesAnOpeningThatPromptsCannotHave) {
+  const auto provenance = sample_provenance("threshold:8", 300);
+  const auto codec = trained_codec(sample_traces(10, provenance), provenance);
+  const auto with_opening = [&](uint32_t count, std::vector<uint16_t> ids) {
+    std::vector<std::byte> model;
+    append_value(model, count);
+    for (const uint16_t id : ids) append_value(model, id);
+    const auto tables = codec->model();
+    model.insert(model.end(), tables.begin() + 4, tables.end());
+    return error_of([&] { SetTables::decode(model, 300, true); });
+  };
+  EXPECT_EQ(with_opening(0, {}), "");
+  EXPECT_EQ(with_opening(2, {0, 299}), "");
+  EXPECT_THAT(with_opening(2, {0, 300}), HasSubstr("id 300 is outside the vocabulary"));
+  EXPECT_THAT(with_opening(UINT32_MAX, {}), HasSubstr("an opening of"));
+  EXPECT_NE(error_of([&] { SetTables::decode(std::vector<std::byte>(3), 300, true); }), "");
+}
+
 TEST(SetCodec, RefusesDamagedTables) {
   const auto provenance = sample_provenance("threshold:8", 300);
   const auto codec = trained_codec(sample_traces(10, provenance), provenance);
@@ -218,7 +286,7 @@ TEST(SetCodec, RefusesDamagedTables) {
   auto model = codec->model();
   model.pop_back();
   const auto damaged = TargetCodec::open(description, model, provenance);
-  const Trace trace = sample_traces(1, provenance).front();
+  Trace trace = sample_traces(1, provenance).front();
   std::vector<std::byte> payload;
   codec->encode(trace.document, trace.targets, payload);
   SparseTargets out;
@@ -227,7 +295,7 @@ TEST(SetCodec, RefusesDamagedTables) {
   EXPECT_THAT(error_of([&] { TargetCodec::open(description, codec->model(), provenance); }), HasSubstr("weight_bits"));
   description["name"] = "other";
   EXPECT_THAT(error_of([&] { TargetCodec::open(description, codec->model(), provenance); }),
-              HasSubstr("codec 'other' version 1, which this version of distill does not know"));
+              HasSubstr("codec 'other' version 2, which this version of distill does not know"));
 }
 
 TEST(WeightGrid, RoundsWithoutBias) {

@@ -69,7 +69,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       const auto mapped = journal.map();
       for (const auto& entry : journal.entries()) {
         keys.push_back(entry.key);
-        const TraceRecord record = decode_record(TraceJournal::record(*mapped, entry), provenance.vocab_size);
+        TraceRecord record = decode_record(TraceJournal::record(*mapped, entry), provenance.vocab_size);
         try {
           const auto payload = decode_journal_payload(*codec, provenance, record.document, record.payload);
           const auto positions = static_cast<size_t>(record.document.completion_length());

@@ -34,16 +34,18 @@ class Sealer {
       const auto id = rows(format::kPromptIds, format::kPromptIdOffsets, i, 1);
       const auto tokens = rows(format::kTokens, format::kTokenOffsets, i, 2);
       const auto payload = rows(format::kPayload, format::kPayloadOffsets, i, 1);
-      const RecordPieces pieces{.prompt_id = {reinterpret_cast<const char*>(id.data()), id.size()},
-                                .sample = column<uint32_t>(format::kSample, i),
-                                .prompt_length = column<uint32_t>(format::kPromptLength, i),
-                                .finish_reason = column<uint8_t>(format::kFinishReason, i),
-                                .verdict = column<uint8_t>(format::kVerdict, i),
-                                .log_probability = column<double>(format::kLogProbability, i),
-                                .seed = column<uint64_t>(format::kSeed, i),
-                                .tokens = tokens,
-                                .payload = payload};
-      const uint32_t crc = record_crc(pieces, 2);
+      const RecordPieces pieces{
+          .prompt_id = {reinterpret_cast<const char*>(id.data()), id.size()},
+          .sample = column<uint32_t>(format::kSample, i),
+          .prompt_length = column<uint32_t>(format::kPromptLength, i),
+          .finish_reason = column<uint8_t>(format::kFinishReason, i),
+          .verdict = column<uint8_t>(format::kVerdict, i),
+          .log_probability = column<double>(format::kLogProbability, i),
+          .seed = column<uint64_t>(format::kSeed, i),
+          .token_count = column<uint64_t>(format::kTokenOffsets, i + 1) - column<uint64_t>(format::kTokenOffsets, i),
+          .tokens = tokens,
+          .payload = payload};
+      const uint32_t crc = record_crc(pieces);
       put(regions_[format::kCrc32c].offset + 4 * i, crc);
       if (4 * i + 4 > regions_[format::kHiddenCrc32c].bytes) continue;
       put(regions_[format::kHiddenCrc32c].offset + 4 * i,

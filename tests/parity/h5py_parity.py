@@ -56,8 +56,18 @@ def compare_hidden_states(shards, folder, distill):
     assert ours.shape == tuple(values.shape) and (ours == values.numpy()).all(), "hidden states"
 
 
+def compare_first_version(shard, distill):
+    """A shard whose codec `sets` has version 1, without tokens."""
+    subprocess.run([distill, "shards", "export", shard, "--out", "version-1.jsonl"], check=True)
+    ours, reader = [json.loads(line) for line in open("version-1.jsonl")], Shard(shard)
+    assert reader.codec["version"] == 1 and len(ours) == reader.size > 0
+    worst = max(compare(row, reader.document(i), False) for i, row in enumerate(ours))
+    print(f"{shard.name}: {reader.size} documents equal; worst weight difference {worst:.1e}")
+
+
 def main():
     writer, distill = sys.argv[1], os.environ["DISTILL"]
+    compare_first_version(pathlib.Path(__file__).parents[1] / "data/testdata/sets-version-1.h5", distill)
     for name, mode, vocab, documents, codec, *hidden in SETS:
         folder = pathlib.Path(name)
         shutil.rmtree(folder, ignore_errors=True)

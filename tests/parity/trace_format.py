@@ -108,13 +108,19 @@ def normalised(classes):
 class SetModel:
     """The tables of the codec `sets`."""
 
-    CONTEXTS, SYMBOLS = 111, 64
+    SYMBOLS = 64
 
-    def __init__(self, model, vocab, weight_bits):
-        values = adaptive_list(model, vocab + self.CONTEXTS * self.SYMBOLS)
+    def __init__(self, model, vocab, version, weight_bits):
+        contexts, self.opening = 111, []
+        if version == 2:
+            contexts = 129
+            count, dtype = int(np.frombuffer(model, "<u4", 1)[0]), np.dtype("<u2" if vocab <= 65536 else "<u4")
+            self.opening = np.frombuffer(model, dtype, count, 4).tolist()
+            model = model[4 + dtype.itemsize * count :]
+        values = adaptive_list(model, vocab + contexts * self.SYMBOLS)
         self.ids = np.argsort(-values[:vocab], kind="stable").tolist()
         self.tables = []
-        for context in range(self.CONTEXTS):
+        for context in range(contexts):
             starts, frequencies, used = normalised(values[vocab + context * self.SYMBOLS :][: self.SYMBOLS])
             starts[~used] = np.where(np.arange(self.SYMBOLS) > np.flatnonzero(used)[-1], 4096, starts)[~used]
             self.tables.append((starts, frequencies))
@@ -145,7 +151,9 @@ class Shard:
         self.fidelity = json.loads(fidelity) if fidelity else None
         self.mode = self.provenance["targets"]["mode"]
         if self.codec["name"] == "sets":
-            self.sets = SetModel(self.model, self.provenance["vocab_size"], self.codec["weight_bits"])
+            self.sets = SetModel(self.model, self.provenance["vocab_size"], self.codec["version"], self.codec["weight_bits"])
+        self.coded_tokens = self.codec["name"] == "sets" and self.codec["version"] == 2
+        assert (len(self.tokens) == 0) == self.coded_tokens
         self._check_user_block(path)
 
     def _check_user_block(self, path):
@@ -172,26 +180,31 @@ class Shard:
         table = self.table
         between = lambda data, offsets: data[int(offsets[index]) : int(offsets[index + 1])]
         prompt_id = between(table["prompt_ids"], table["prompt_id_offsets"]).tobytes()
-        tokens = between(self.tokens, table["token_offsets"])
+        stored = between(self.tokens, table["token_offsets"])
+        count = int(table["token_offsets"][index + 1] - table["token_offsets"][index])
         payload = between(self.payload, table["payload_offsets"])
         column = lambda name, dtype: table[name][index].astype(dtype).tobytes()
         record = (
-            np.uint32(len(prompt_id)).tobytes() + column("sample", "<u4") + column("prompt_length", "<u4") + np.uint32(len(tokens)).tobytes()
+            np.uint32(len(prompt_id)).tobytes() + column("sample", "<u4") + column("prompt_length", "<u4") + np.uint32(count).tobytes()
             + column("finish_reason", "u1") + column("verdict", "u1") + bytes(2) + column("log_probability", "<f8") + column("seed", "<u8")
-            + prompt_id + tokens.tobytes() + payload
+            + prompt_id + stored.tobytes() + payload
         )
         assert crc32c(record) == int(table["crc32c"][index]), f"document {index}: checksum"
         prompt_length = int(table["prompt_length"][index])
+        stream = None
+        if self.codec["name"] == "sets":
+            stream = Rans(payload, min(8, count if self.coded_tokens else count - prompt_length))
+        tokens = self._tokens(stream, count) if self.coded_tokens else stored.tolist()
         return {
             "prompt_id": prompt_id.decode(),
             "sample": int(table["sample"][index]),
             "prompt_length": prompt_length,
-            "tokens": tokens.tolist(),
+            "tokens": tokens,
             "finish_reason": self.FINISH[table["finish_reason"][index]],
             "verdict": self.VERDICT[table["verdict"][index]],
             "log_probability": float(table["log_probability"][index]),
             "seed": int(table["seed"][index]),
-            "targets": self.targets(payload, tokens, prompt_length),
+            "targets": self.targets(payload, stream, tokens[prompt_length:]),
         }
 
     def hidden_states(self, index):
@@ -210,9 +223,10 @@ class Shard:
         codes = np.where(values & 128, -magnitude, magnitude).astype(np.float32)
         return codes * np.repeat(np.ascontiguousarray(states[..., : 4 * scales]).view("<f4"), 128, axis=2)[..., :width]
 
-    def targets(self, payload, tokens, prompt_length):
-        decode = {("plain", 1): self._plain, ("full", 1): self._full, ("sets", 1): self._sets}[self.codec["name"], self.codec["version"]]
-        return decode(payload, tokens[prompt_length:].tolist())
+    def targets(self, payload, stream, completion):
+        if stream is not None:
+            return self._sets(stream, completion)
+        return {("plain", 1): self._plain, ("full", 1): self._full}[self.codec["name"], self.codec["version"]](payload, completion)
 
     def _plain(self, payload, completion):
         positions = len(completion)
@@ -232,9 +246,15 @@ class Shard:
         ids = np.arange(rows.shape[1])
         return [(ids, row / row.sum(dtype=np.float64), np.float32(0)) for row in rows]
 
-    def _sets(self, payload, completion):
+    def _tokens(self, stream, count):
+        tokens, rank = self.sets.opening[: stream.magnitude(0, self.sets.tables[111])], 0
+        for i in range(len(tokens), count):
+            rank = stream.magnitude(i % 8, self.sets.tables[112 + min(rank.bit_length(), 16)])
+            tokens.append(self.sets.ids[rank])
+        return tokens
+
+    def _sets(self, stream, completion):
         positions, tables, draws = len(completion), self.sets.tables, self.mode.startswith(("sampled", "hybrid"))
-        stream = Rans(payload, min(8, positions))
         result = []
         for begin in range(0, positions, 8):
             lanes = range(min(8, positions - begin))

@@ -103,12 +103,15 @@ def shard_seeds():
     spec = {"layers": [0, 2], "last_layer": 2, "width": 3}
     for flags, targets, codec, payload, hidden in [(7, "topk:2", "plain", plain_payload(2), None), (7, "full", "full", bytes(2 * 40 * 2), None),
                                                    (6, "topk:2", "plain", plain_payload(2), None),
+                                                   (7, "threshold:4", "sets", bytes(range(1, 101)), None),
                                                    (7, "topk:2", "plain", plain_payload(2), (spec | {"dtype": "bf16"}, bytes(2 * 2 * 6))),
                                                    (7, "topk:2", "plain", plain_payload(2), (spec | {"dtype": "fp8"}, bytes(range(2 * 2 * 7))))]:
         fidelity = {"positions": 1, "kl": 0.1, "tail_mass": 0.2, "ece": 0.0, "calibration": [[1, 0.5, 0.5]] * 10,
                     "gradient_angle_deg": 3.0, "gradient_norm_ratio": 1.0}
-        regions = [struct.pack("<9H", *tokens), payload * 2, provenance(targets, **({"hidden_states": hidden[0]} if hidden else {})),
-                   json.dumps({"name": codec, "version": 1}).encode(), b"", prompts, struct.pack("<3Q", 0, 2, 4),
+        sets = codec == "sets"  # whose payloads hold the tokens
+        regions = [b"" if sets else struct.pack("<9H", *tokens), payload * 2, provenance(targets, **({"hidden_states": hidden[0]} if hidden else {})),
+                   json.dumps({"name": codec, "version": 1} | ({"version": 2, "weight_bits": 6} if sets else {})).encode(),
+                   bytes([1, 0, 0, 0, 7, 0]) + bytes(range(50)) if sets else b"", prompts, struct.pack("<3Q", 0, 2, 4),
                    struct.pack("<2I", 0, 0), struct.pack("<2I", 2, 3), struct.pack("<3Q", 0, 4, 9),
                    struct.pack("<3Q", 0, len(payload), 2 * len(payload)), bytes([0, 1]), bytes([1, 2]),
                    struct.pack("<2d", -1, -2), struct.pack("<2Q", 3, 4), bytes(8), json.dumps(fidelity).encode()]

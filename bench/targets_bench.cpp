@@ -281,8 +281,8 @@ void run(const std::string& model, const fs::path& traces, const fs::path& stude
     teacher = std::make_unique<RealTeacher>(model, traces, student);
   }
   std::deque<Mode> modes;
-  for (const char* name : {"threshold:0.03", "threshold:0.04", "threshold:0.05", "threshold:0.1", "threshold:0.15",
-                           "threshold:8", "threshold:16", "sampled:50", "hybrid:8+8"}) {
+  for (const char* name : {"threshold:0.03", "threshold:0.04", "threshold:0.05", "threshold:0.1", "threshold:0.12",
+                           "threshold:0.15", "threshold:8", "threshold:16", "sampled:50", "hybrid:8+8"}) {
     modes.emplace_back(name, teacher->provenance(), scratch);
   }
   std::vector<data::TraceKey> batch;

@@ -1,5 +1,5 @@
-// The instruction sets behind multiply_rows, one function each; the arguments are those of multiply_rows, less `next`
-// where the processor foresees what is read. Internal to stored_linear.
+// The instruction sets behind multiply_rows, one function each, with its arguments; `next`, where it is used, is never
+// null. Internal to stored_linear.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ void multiply_rows_portable(const WeightRows& weights, int64_t first_row, int64_
 // AVX-512 with BW, VL, VBMI and BF16, and GFNI.
 bool has_avx512_rows();
 void multiply_rows_avx512(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x,
-                          float* sums, int64_t stride);
+                          float* sums, int64_t stride, const std::byte* next);
 
 // The same and AMX tiles of bf16.
 bool has_amx_rows();

@@ -74,7 +74,7 @@ ActivationRows::ActivationRows(int64_t rows, int64_t size, RowIsa isa, WeightTyp
     : rows_(rows),
       size_(size),
       isa_(isa),
-      shuffled_(isa != RowIsa::kPortable && weights == WeightType::kE4m3),
+      shuffled_(isa == RowIsa::kAmx && weights == WeightType::kE4m3),
       row_bytes_(isa == RowIsa::kPortable ? size * 4 : padded(size, kStep) * 2),
       lines_(static_cast<size_t>((isa == RowIsa::kAmx && rows > kGroup ? padded(rows, kGroup) : rows) * row_bytes_) /
                  sizeof(Line) +
@@ -149,14 +149,14 @@ int64_t rows_per_item(int64_t rows) {
 
 void multiply_rows(const WeightRows& weights, int64_t first_row, int64_t rows, const ActivationRows& x, float* sums,
                    int64_t stride, const std::byte* next) {
+  if (next == nullptr) next = weights.values_of(first_row + rows);
   switch (x.isa()) {
     case RowIsa::kPortable:
       return multiply_rows_portable(weights, first_row, rows, x, sums, stride);
     case RowIsa::kAvx512Bf16:
-      return multiply_rows_avx512(weights, first_row, rows, x, sums, stride);
+      return multiply_rows_avx512(weights, first_row, rows, x, sums, stride, next);
     case RowIsa::kAmx:
-      return multiply_rows_amx(weights, first_row, rows, x, sums, stride,
-                               next != nullptr ? next : weights.values_of(first_row + rows));
+      return multiply_rows_amx(weights, first_row, rows, x, sums, stride, next);
   }
 }
 

@@ -44,7 +44,7 @@ struct WeightRows {
 //   kAvx512Bf16  rows of bf16, padded with zeros to whole steps of 64 inputs
 //   kAmx         groups of 16 rows, each [steps * 32 pairs of inputs, 16 rows, 2] bf16; fewer rows in all
 //                are one narrower group
-// For FP8 weights the inputs of a step are ordered as the decoder emits its values.
+// AMX: for FP8 weights the inputs of a step are ordered as the decoder emits its values.
 class ActivationRows {
  public:
   static constexpr int64_t kGroup = 16;  // rows that AMX multiplies together

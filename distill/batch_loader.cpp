@@ -5,6 +5,8 @@
 #include <chrono>
 #include <utility>
 
+#include "distill/fair_shares.h"
+
 namespace distill {
 
 BatchLoader::BatchLoader(std::shared_ptr<const data::TraceSource> traces, const data::BatcherOptions& options,
@@ -18,25 +20,32 @@ BatchLoader::~BatchLoader() {
   if (pending_.valid()) pending_.wait();
 }
 
+StepBatches BatchLoader::read() {
+  StepBatches step;
+  std::vector<data::BatcherState> begins;
+  std::vector<int64_t> sizes;
+  data::BatchSize size;
+  do {
+    begins.push_back(batcher_.state());
+    size = batcher_.skip();
+    sizes.push_back(size.tokens);
+    step.tokens += size.tokens;
+    step.targets += size.targets;
+  } while (step.tokens + size.tokens / 2 < tokens_per_step_);
+  step.after = batcher_.state();
+  const std::vector<int> owners = fair_shares(sizes, size_);
+  for (size_t i = 0; i < owners.size(); ++i) {
+    if (owners[i] != rank_) continue;
+    batcher_.restore(begins[i]);
+    step.batches.push_back(batcher_.next());
+    step.numbers.push_back(static_cast<int64_t>(i));
+  }
+  batcher_.restore(step.after);
+  return step;
+}
+
 void BatchLoader::read_ahead() {
-  pending_ = std::async(std::launch::async, [this] {
-    StepBatches step;
-    data::BatchSize size;
-    int turn = 0;
-    do {
-      if (turn == rank_) {
-        step.batches.push_back(batcher_.next());
-        size = {.tokens = step.batches.back().tokens.numel(), .targets = step.batches.back().target_rows.numel()};
-      } else {
-        size = batcher_.skip();
-      }
-      turn = (turn + 1) % size_;
-      step.tokens += size.tokens;
-      step.targets += size.targets;
-    } while (step.tokens + size.tokens / 2 < tokens_per_step_);
-    step.after = batcher_.state();
-    return step;
-  });
+  pending_ = std::async(std::launch::async, [this] { return read(); });
 }
 
 StepBatches BatchLoader::next() {

@@ -13,6 +13,7 @@ namespace distill {
 // What one step trains on.
 struct StepBatches {
   std::vector<data::TrainingBatch> batches;  // of this rank
+  std::vector<int64_t> numbers;              // of these among the step's batches
   int64_t tokens = 0;                        // of all ranks
   int64_t targets = 0;                       //   likewise
   data::BatcherState after;                  // where the batcher stands behind them
@@ -22,8 +23,8 @@ struct StepBatches {
 class BatchLoader {
  public:
   // Continues at `from`. A step takes at least one batch, and further ones while that brings it nearer to
-  // `tokens_per_step` tokens. `size` ranks deal a step's batches out in turn: what is in a step does not depend on
-  // their number, and a rank's share may be empty.
+  // `tokens_per_step` tokens. `size` ranks share a step's batches out so that each has about as many tokens: what is
+  // in a step does not depend on their number, and a rank's share may be empty.
   BatchLoader(std::shared_ptr<const data::TraceSource> traces, const data::BatcherOptions& options,
               const data::BatcherState& from, int64_t tokens_per_step, int rank = 0, int size = 1);
   ~BatchLoader();
@@ -36,6 +37,7 @@ class BatchLoader {
   double seconds_waited() const { return seconds_waited_; }
 
  private:
+  StepBatches read();
   void read_ahead();
 
   data::Batcher batcher_;

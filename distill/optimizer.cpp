@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <numeric>
 #include <utility>
 
 #include "core/error.h"
 #include "core/names.h"
+#include "distill/fair_shares.h"
 #include "distill/muon.h"
 
 namespace distill {
@@ -75,19 +75,12 @@ Optimizer::Optimizer(const data::NamedTensors& parameters, const OptimizerOption
   }
 }
 
-// The largest parameters first, each to the rank that has least.
 void Optimizer::share_out() {
   if (ranks_ == nullptr) return;
-  std::vector<size_t> order(slots_.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::stable_sort(
-      order, [&](size_t a, size_t b) { return slots_[a].parameter.numel() > slots_[b].parameter.numel(); });
-  std::vector<int64_t> load(static_cast<size_t>(ranks_->size()));
-  for (const size_t i : order) {
-    const auto least = std::ranges::min_element(load);
-    slots_[i].owner = static_cast<int>(least - load.begin());
-    *least += slots_[i].parameter.numel();
-  }
+  std::vector<int64_t> sizes;
+  for (const Slot& slot : slots_) sizes.push_back(slot.parameter.numel());
+  const std::vector<int> owners = fair_shares(sizes, ranks_->size());
+  for (size_t i = 0; i < slots_.size(); ++i) slots_[i].owner = owners[i];
 }
 
 bool Optimizer::owns(const Slot& slot) const {

@@ -289,7 +289,7 @@ class Run {
     std::vector<data::TrainingBatch> batches;
     at::Tensor targets = at::zeros({1}, at::kLong);
     for (size_t i = 0; i < work.batches.size(); ++i) {
-      const auto index = static_cast<int64_t>(i) * ranks() + rank();
+      const int64_t index = work.numbers[i];
       const AnswerSource source = answers_->source(state_.step, index);
       const bool own = source == AnswerSource::kStudent;
       nn::CausalLM& writer = own ? job_.student : *job_.teachers.front().model;

@@ -1,6 +1,7 @@
 #include "kernels/mixed_product.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 
@@ -41,6 +42,40 @@ bool ours_is_faster() {
   return is;
 }
 
+// to [rows, columns] = from [columns, rows] transposed, both bf16.
+void transpose(const at::Tensor& to, const at::Tensor& from) {
+  constexpr int64_t kTile = 32;  // rows and columns whose cache lines are used as a whole
+  const int64_t rows = to.size(0);
+  const int64_t columns = to.size(1);
+  const int64_t distance = from.stride(0);
+  const auto* const source = static_cast<const uint16_t*>(from.const_data_ptr());
+  auto* const target = static_cast<uint16_t*>(to.mutable_data_ptr());
+  at::parallel_for(0, (rows + kTile - 1) / kTile, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin * kTile; row < std::min(rows, end * kTile); row += kTile) {
+      for (int64_t column = 0; column < columns; column += kTile) {
+        for (int64_t i = row; i < std::min(rows, row + kTile); ++i) {
+          for (int64_t j = column; j < std::min(columns, column + kTile); ++j) {
+            target[i * columns + j] = source[j * distance + i];
+          }
+        }
+      }
+    }
+  });
+}
+
+// c = a b, or c += a b, with the weight b^T.
+void multiply_packed(const at::Tensor& c, const at::Tensor& a, const PackedWeight& b, bool add) {
+  if (a.stride(1) == 1) return packed_linear_into(c, a.contiguous(), b, add);
+  constexpr int64_t kRows = 512;  // at a time, to keep the copy small
+  const at::Tensor copy = at::empty({std::min(kRows, a.size(0)), a.size(1)}, a.options());
+  for (int64_t first = 0; first < a.size(0); first += kRows) {
+    const int64_t rows = std::min(kRows, a.size(0) - first);
+    const at::Tensor part = copy.narrow(0, 0, rows);
+    transpose(part, a.narrow(0, first, rows).t());
+    packed_linear_into(c.narrow(0, first, rows), part, b, add);
+  }
+}
+
 }  // namespace
 
 void multiply_into(const at::Tensor& c, const at::Tensor& a, const at::Tensor& b, float beta) {
@@ -48,18 +83,8 @@ void multiply_into(const at::Tensor& c, const at::Tensor& a, const at::Tensor& b
                   c.size(1) == b.size(1) && c.scalar_type() == at::kFloat && a.scalar_type() == b.scalar_type(),
               "multiply_into: a ", a.sizes(), ", b ", b.sizes(), " and c ", c.sizes(), " do not fit together");
   if (a.scalar_type() == at::kBFloat16 && c.is_cpu() && ours_is_faster()) {
-    constexpr int64_t kRows = 512;  // at a time, to keep copies small
-    const PackedWeight packed = pack_weight(b.t());
-    for (int64_t first = 0; first < a.size(0); first += kRows) {
-      const int64_t rows = std::min(kRows, a.size(0) - first);
-      const at::Tensor product = packed_linear(a.narrow(0, first, rows).contiguous(), packed, {}, {}, at::kFloat);
-      const at::Tensor out = c.narrow(0, first, rows);
-      if (beta == 0) {
-        out.copy_(product);
-      } else {
-        out.mul_(beta).add_(product);
-      }
-    }
+    if (beta != 0 && beta != 1) c.mul_(beta);
+    multiply_packed(c, a, pack_weight(b.t()), /*add=*/beta != 0);
     return;
   }
   if (a.scalar_type() == at::kBFloat16 && cblas_gemm_bf16bf16f32 != nullptr && c.is_cpu()) {

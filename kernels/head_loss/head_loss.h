@@ -93,6 +93,6 @@ struct HeadLoss {
 HeadLoss head_loss(const at::Tensor& hidden, const at::Tensor& weight, const HeadLossTargets& targets,
                    const HeadLossOptions& options, double scale = 1.0, const at::Tensor& token_weights = {});
 
-inline constexpr int64_t kHeadLossWorkspaceBytes = 24 << 20;
+inline constexpr int64_t kHeadLossWorkspaceBytes = 16 << 20;
 
 }  // namespace distill::kernels

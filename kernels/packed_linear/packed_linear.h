@@ -43,6 +43,10 @@ at::ScalarType value_type(const PackedWeight& weight);
 at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias = {},
                          const at::Tensor& residual = {}, at::ScalarType out_dtype = at::kBFloat16);
 
+// The same with the sums in `y` [tokens, out] fp32, whose rows are contiguous: in place of what is there, or added to
+// it. On a CPU only.
+void packed_linear_into(const at::Tensor& y, const at::Tensor& x, const PackedWeight& weight, bool add = false);
+
 // Rows `ids` [tokens] int64 of the weight, [tokens, in] of its value type and contiguous: the embedding look-up where
 // it is tied to the head.
 at::Tensor packed_rows(const PackedWeight& weight, const at::Tensor& ids);

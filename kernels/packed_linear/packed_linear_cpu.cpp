@@ -135,20 +135,21 @@ void with_panels(const at::Tensor& panels, const std::optional<at::Tensor>& scal
   }
 }
 
-template <typename Panels, typename Out>
+// Added: what the residual consists of.
+template <typename Panels, typename Out, typename Added = typename Panels::Value>
 struct Problem {
   using Value = typename Panels::Value;
 
   const Value* x;  // [tokens, x_stride]
   const Panels& panels;
   const float* bias;      // or null
-  const Value* residual;  // or null
-  Out* y;
-  int64_t tokens, x_stride, out;
+  const Added* residual;  // or null; laid out like y
+  Out* y;                 // [tokens, out], rows `y_stride` apart
+  int64_t tokens, x_stride, out, y_stride;
 
   // Lets the lines that finish() reads and writes come from memory while products are computed: half of its time.
   void prepare(int64_t row, int64_t rows, int64_t panel) const {
-    for (int64_t at = row * out + panel * kWidth; rows > 0; --rows, at += out) {
+    for (int64_t at = row * y_stride + panel * kWidth; rows > 0; --rows, at += y_stride) {
       __builtin_prefetch(y + at, 1);
       if (residual) __builtin_prefetch(residual + at);
     }
@@ -156,18 +157,18 @@ struct Problem {
   // Writes the sums [rows, 32] of one panel.
   void finish(const float* sums, int64_t row, int64_t rows, int64_t panel) const {
     const int64_t column = panel * kWidth;
-    const int64_t at = row * out + column;
+    const int64_t at = row * y_stride + column;
     finish_rows(sums, rows, std::min(kWidth, out - column),
-                Output<Value, Out>{.bias = bias ? bias + column : nullptr,
+                Output<Added, Out>{.bias = bias ? bias + column : nullptr,
                                    .residual = residual ? residual + at : nullptr,
                                    .out = y + at,
-                                   .stride = out});
+                                   .stride = y_stride});
   }
 };
 
 // Panels [begin, end) against all rows, a cacheful of rows at a time.
-template <typename Panels, typename Out>
-void multiply_panels(const Problem<Panels, Out>& problem, int64_t begin, int64_t end) {
+template <typename Panels, typename Out, typename Added>
+void multiply_panels(const Problem<Panels, Out, Added>& problem, int64_t begin, int64_t end) {
   using Value = typename Panels::Value;
   const auto& kernel = tile_kernel<Value>();
   const int64_t row_bytes = problem.x_stride * static_cast<int64_t>(sizeof(Value));
@@ -194,8 +195,9 @@ void multiply_panels(const Problem<Panels, Out>& problem, int64_t begin, int64_t
 }
 
 // The same for a few rows, which aren't worth decoded panels in memory.
-template <typename Out>
-void multiply_blocks(const Problem<Bf16Panels, Out>& problem, const BlockKernel& kernel, int64_t begin, int64_t end) {
+template <typename Out, typename Added>
+void multiply_blocks(const Problem<Bf16Panels, Out, Added>& problem, const BlockKernel& kernel, int64_t begin,
+                     int64_t end) {
   const int64_t blocks = problem.x_stride / kBlockInputs;
   Scratch<float> sums(kMaxBlockRows * kWidth);
   Scratch<Bf16> buffer(arranged_size(blocks));
@@ -208,8 +210,8 @@ void multiply_blocks(const Problem<Bf16Panels, Out>& problem, const BlockKernel&
   kernel.end();
 }
 
-template <typename Panels, typename Out>
-void multiply_all(const Problem<Panels, Out>& problem) {
+template <typename Panels, typename Out, typename Added>
+void multiply_all(const Problem<Panels, Out, Added>& problem) {
   const int64_t panels = (problem.out + kWidth - 1) / kWidth;
   const int64_t macs_per_panel = std::max<int64_t>(1, problem.tokens * problem.x_stride * kWidth);
   at::parallel_for(0, panels, std::max<int64_t>(1, kGrainMacs / macs_per_panel), [&](int64_t begin, int64_t end) {
@@ -239,6 +241,7 @@ at::Tensor packed_linear_cpu(const at::Tensor& x, const at::Tensor& panels_in, c
           .tokens = x.size(0),
           .x_stride = x.size(1),
           .out = out,
+          .y_stride = out,
       });
     };
     if (out_dtype == at::kFloat) {
@@ -249,6 +252,37 @@ at::Tensor packed_linear_cpu(const at::Tensor& x, const at::Tensor& panels_in, c
   });
   return y;
 }
+
+}  // namespace
+
+void packed_linear_into(const at::Tensor& y, const at::Tensor& x, const PackedWeight& weight, bool add) {
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in && x.is_contiguous() && x.scalar_type() == value_type(weight) &&
+                  x.is_cpu(),
+              "packed_linear_into: x must be ", value_type(weight), " [tokens, ", weight.in,
+              "] and contiguous on the CPU, is ", x.scalar_type(), " ", x.sizes());
+  TORCH_CHECK(y.dim() == 2 && y.size(0) == x.size(0) && y.size(1) == weight.out && y.stride(1) == 1 &&
+                  y.scalar_type() == at::kFloat,
+              "packed_linear_into: y must be fp32 [", x.size(0), ", ", weight.out, "], is ", y.scalar_type(), " ",
+              y.sizes());
+  auto* const to = y.mutable_data_ptr<float>();
+  with_panels(weight.panels, weight.scales, [&]<typename Panels>(const Panels& panels) {
+    const int64_t missing = panels.width() - x.size(1);
+    const at::Tensor padded = missing == 0 ? x : at::constant_pad_nd(x, {0, missing});
+    multiply_all(Problem<Panels, float, float>{
+        .x = static_cast<const typename Panels::Value*>(padded.const_data_ptr()),
+        .panels = panels,
+        .bias = nullptr,
+        .residual = add ? to : nullptr,
+        .y = to,
+        .tokens = x.size(0),
+        .x_stride = padded.size(1),
+        .out = weight.out,
+        .y_stride = y.stride(0),
+    });
+  });
+}
+
+namespace {
 
 at::Tensor packed_rows_cpu(const at::Tensor& panels_in, const std::optional<at::Tensor>& scales, int64_t in,
                            const at::Tensor& ids_in) {

@@ -305,6 +305,7 @@ void run(const std::string& model, const fs::path& traces, const fs::path& stude
   logit_rows.clear();
   p_rows.clear();
   std::vector<Row> rows;
+  rows.reserve(modes.size());
   for (Mode& mode : modes) rows.push_back(mode.finish(batch));
   for (PeerTargets& peer : peer_targets(log_p.exp())) {
     rows.push_back({peer.name, peer.bytes_per_token, 128, {}, std::move(peer.targets)});

@@ -199,9 +199,9 @@ TEST(SetCodec, DecodesTheSameWithAllLanesTogetherInALargeVocabulary) {
   trace.document.tokens = {0};
   for (int i = 0; i < 64; ++i) {
     trace.document.tokens.push_back(static_cast<int32_t>(random.next_below(kVocab)));
-    std::vector<int32_t> ids;
-    for (int j = 0; j < 4; ++j) ids.push_back(static_cast<int32_t>(random.next_below(kVocab / 4)) * 4 + j);
-    trace.targets.ids.insert(trace.targets.ids.end(), ids.begin(), ids.end());
+    for (int j = 0; j < 4; ++j) {
+      trace.targets.ids.push_back(static_cast<int32_t>(random.next_below(kVocab / 4)) * 4 + j);
+    }
     trace.targets.weights.insert(trace.targets.weights.end(), {0.25f, 0.25f, 0.25f, 0.25f});
     trace.targets.uncovered.push_back(0);
     trace.targets.offsets.push_back(static_cast<int64_t>(trace.targets.ids.size()));
@@ -264,7 +264,7 @@ TEST(SetCodec, KeepsWhatPromptsHaveInCommonOnce) {
 TEST(SetCodec, RefusesAnOpeningThatPromptsCannotHave) {
   const auto provenance = sample_provenance("threshold:8", 300);
   const auto codec = trained_codec(sample_traces(10, provenance), provenance);
-  const auto with_opening = [&](uint32_t count, std::vector<uint16_t> ids) {
+  const auto with_opening = [&](uint32_t count, const std::vector<uint16_t>& ids) {
     std::vector<std::byte> model;
     append_value(model, count);
     for (const uint16_t id : ids) append_value(model, id);

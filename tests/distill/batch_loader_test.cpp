@@ -29,6 +29,7 @@ TEST_F(BatchLoaderTest, PutsTheSameBatchesIntoAStepWhateverTheNumberOfRanks) {
   for (const int size : {1, 2, 3, 8}) {
     BatchLoader whole(data, options, {}, 300);
     std::vector<std::unique_ptr<BatchLoader>> ranks;
+    ranks.reserve(static_cast<size_t>(size));
     for (int rank = 0; rank < size; ++rank) {
       ranks.push_back(std::make_unique<BatchLoader>(data, options, data::BatcherState(), 300, rank, size));
     }

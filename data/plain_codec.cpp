@@ -81,10 +81,7 @@ void PlainCodec::decode(TraceDocument& document, std::span<const std::byte> payl
   out.uncovered.resize(positions);
   for (size_t i = 0; i < positions; ++i) out.uncovered[i] = load<float>(at, i);
   at += 4 * positions;
-  out.ids.resize(entries);
-  for (size_t i = 0; i < entries; ++i) {
-    out.ids[i] = width == 2 ? load<uint16_t>(at, i) : static_cast<int32_t>(load<uint32_t>(at, i));
-  }
+  out.ids = load_tokens({at, width * entries}, width);
   at += width * entries;
   out.weights.resize(entries);
   for (size_t i = 0; i < entries; ++i) out.weights[i] = load<float>(at, i);

@@ -125,13 +125,14 @@ uint32_t record_crc(const RecordPieces& pieces) {
   return core::crc32c(pieces.payload, crc);
 }
 
-TraceDocument outline_document(const RecordPieces& pieces) {
+TraceDocument outline_document(const RecordPieces& pieces, int64_t vocab_size) {
   core::check(pieces.token_count <= trace_format::kMaxTokensPerDocument && pieces.prompt_length >= 1 &&
                   pieces.prompt_length <= pieces.token_count,
               "prompt '{}': a prompt of {} tokens in a document of {}", pieces.prompt_id, pieces.prompt_length,
               pieces.token_count);
   return {.key = {std::string(pieces.prompt_id), pieces.sample},
-          .tokens = std::vector<int32_t>(pieces.token_count),
+          .tokens = pieces.tokens.empty() ? std::vector<int32_t>(pieces.token_count)
+                                          : load_tokens(pieces.tokens, token_bytes(vocab_size)),
           .prompt_length = static_cast<int32_t>(pieces.prompt_length),
           .finish_reason = static_cast<FinishReason>(pieces.finish_reason),
           .verdict = static_cast<Verdict>(pieces.verdict),
@@ -140,8 +141,7 @@ TraceDocument outline_document(const RecordPieces& pieces) {
 }
 
 TraceDocument assemble_document(const RecordPieces& pieces, int64_t vocab_size) {
-  TraceDocument document = outline_document(pieces);
-  document.tokens = load_tokens(pieces.tokens, token_bytes(vocab_size));
+  TraceDocument document = outline_document(pieces, vocab_size);
   check_document(document, vocab_size);
   return document;
 }

@@ -45,9 +45,9 @@ struct RecordPieces {
 };
 // CRC32C of the record that the pieces make up.
 uint32_t record_crc(const RecordPieces& pieces);
-// The document with all tokens 0. Throws Error if the pieces of an untrusted shard give it no prompt or too many
-// tokens.
-TraceDocument outline_document(const RecordPieces& pieces);
+// The document before it is checked, its tokens 0 if the payload holds them. Throws Error if the pieces of an untrusted
+// shard give it no prompt or too many tokens.
+TraceDocument outline_document(const RecordPieces& pieces, int64_t vocab_size);
 // The document. Throws Error as check_document() does, on the pieces of an untrusted shard.
 TraceDocument assemble_document(const RecordPieces& pieces, int64_t vocab_size);
 

@@ -281,8 +281,7 @@ RecordPieces TraceShard::verified_pieces(size_t index) const {
 TraceDocument TraceShard::document(size_t index) const {
   const RecordPieces verified = verified_pieces(index);
   return core::with_context(name_of(index), [&] {
-    if (!codec_->holds_tokens()) return assemble_document(verified, provenance_.vocab_size);
-    TraceDocument document = outline_document(verified);
+    TraceDocument document = outline_document(verified, provenance_.vocab_size);
     codec_->decode_tokens(document, verified.payload);
     check_document(document, provenance_.vocab_size);
     return document;
@@ -296,9 +295,7 @@ std::span<const std::byte> TraceShard::payload(size_t index) const {
 Trace TraceShard::trace(size_t index) const {
   const RecordPieces verified = verified_pieces(index);
   return core::with_context(name_of(index), [&] {
-    Trace trace{.document = codec_->holds_tokens() ? outline_document(verified)
-                                                   : assemble_document(verified, provenance_.vocab_size),
-                .targets = {}};
+    Trace trace{.document = outline_document(verified, provenance_.vocab_size), .targets = {}};
     codec_->decode(trace.document, verified.payload, trace.targets);
     check_document(trace.document, provenance_.vocab_size);
     return trace;

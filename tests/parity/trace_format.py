@@ -105,6 +105,10 @@ def normalised(classes):
     return starts, frequencies, used
 
 
+def id_type(vocab):
+    return np.dtype("<u2" if vocab <= 65536 else "<u4")
+
+
 class SetModel:
     """The tables of the codec `sets`."""
 
@@ -114,7 +118,7 @@ class SetModel:
         contexts, self.opening = 111, []
         if version == 2:
             contexts = 129
-            count, dtype = int(np.frombuffer(model, "<u4", 1)[0]), np.dtype("<u2" if vocab <= 65536 else "<u4")
+            count, dtype = int(np.frombuffer(model, "<u4", 1)[0]), id_type(vocab)
             self.opening = np.frombuffer(model, dtype, count, 4).tolist()
             model = model[4 + dtype.itemsize * count :]
         values = adaptive_list(model, vocab + contexts * self.SYMBOLS)
@@ -233,10 +237,10 @@ class Shard:
         counts = np.frombuffer(payload, "<u4", positions)
         uncovered = np.frombuffer(payload, "<f4", positions, 4 * positions)
         entries, at = int(counts.sum()), 8 * positions
-        id_type = np.dtype("<u2" if self.provenance["vocab_size"] <= 65536 else "<u4")
-        ids = np.frombuffer(payload, id_type, entries, at)
-        weights = np.frombuffer(payload, "<f4", entries, at + id_type.itemsize * entries)
-        assert at + (id_type.itemsize + 4) * entries == len(payload)
+        dtype = id_type(self.provenance["vocab_size"])
+        ids = np.frombuffer(payload, dtype, entries, at)
+        weights = np.frombuffer(payload, "<f4", entries, at + dtype.itemsize * entries)
+        assert at + (dtype.itemsize + 4) * entries == len(payload)
         ends = np.cumsum(counts)
         return [(ids[end - count : end], weights[end - count : end], rest) for count, end, rest in zip(counts, ends, uncovered)]
 

@@ -36,10 +36,9 @@ COMMON = dict(model_type="deepseek_v3", architectures=["DeepseekV3ForCausalLM"],
               hidden_act="silu", rms_norm_eps=1e-6, rope_theta=10000.0, rope_scaling=None, attention_bias=False,
               max_position_embeddings=4096, tie_word_embeddings=False, num_nextn_predict_layers=0, bos_token_id=1,
               eos_token_id=2)  # fmt: skip
-DEVIATION = 0.03
 TOPICS = 32
 TOPIC_LOGIT = 8  # of a topic's experts, where hidden states hold nothing else
-ROUTER_DEVIATION = 0.01  # of the other experts' weights
+OTHER_LOGITS = 0.3  # deviation of what other directions add to experts' logits
 
 
 def config_of(shape):
@@ -115,6 +114,11 @@ def size_of(c):
     return result
 
 
+def projection(shape):
+    """[..., inputs]: outputs as large as inputs are, whatever their number, so that no layer drowns the topics."""
+    return torch.randn(shape) / shape[-1] ** 0.5
+
+
 def topic_directions(c):
     """[TOPICS, hidden], orthonormal."""
     return torch.linalg.qr(torch.randn(c["hidden_size"], TOPICS))[0].T
@@ -133,7 +137,7 @@ def router(c, topics):
         groups = torch.randperm(c["n_group"])[: c["topk_group"]]
         experts = torch.arange(c["n_routed_experts"]).view(c["n_group"], -1)[groups].flatten()
         row[experts[torch.randperm(len(experts))[: c["num_experts_per_tok"]]]] = TOPIC_LOGIT / c["hidden_size"] ** 0.5
-    return of_topic.T @ topics + ROUTER_DEVIATION * torch.randn(c["n_routed_experts"], c["hidden_size"])
+    return of_topic.T @ topics + OTHER_LOGITS * projection((c["n_routed_experts"], c["hidden_size"]))
 
 
 def write_safetensors(c, fp8, bf16):
@@ -151,7 +155,7 @@ def write_safetensors(c, fp8, bf16):
         stored, plain = {}, {}
         for name, shape in shapes.items():
             if is_quantised(name):
-                stored[name], stored[name + "_scale_inv"] = quantise(DEVIATION * torch.randn(shape))
+                stored[name], stored[name + "_scale_inv"] = quantise(projection(shape))
                 plain[name] = dequantise(stored[name], stored[name + "_scale_inv"]).bfloat16()
                 continue
             if name.endswith("norm.weight"):
@@ -163,7 +167,7 @@ def write_safetensors(c, fp8, bf16):
             elif name == "model.embed_tokens.weight":
                 values = embedding(c, topics).bfloat16()
             else:
-                values = (DEVIATION * torch.randn(shape)).bfloat16()
+                values = projection(shape).bfloat16()
             stored[name] = plain[name] = values
         save(fp8, f"model-{index:05}.safetensors", stored)
         save(bf16, f"model-{index:05}.safetensors", plain)

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -28,6 +29,15 @@ inline CLI::Validator positive() {
 
 inline CLI::Validator non_negative() {
   return at_least(0, "NONNEGATIVE");
+}
+
+inline CLI::Validator positive_number() {
+  const auto check = [](const std::string& text) -> std::string {
+    double value = 0;
+    const bool number = CLI::detail::lexical_cast(text, value);
+    return number && std::isfinite(value) && value > 0 ? "" : fmt::format("{} is not a number above 0", text);
+  };
+  return CLI::Validator("POSITIVE").operation(check);
 }
 
 // --chat-template: one of the families that distill knows.

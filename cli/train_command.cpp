@@ -122,8 +122,7 @@ void start_ranks(int count) {
   core::run_local_ranks(count, arguments);
 }
 
-void train_as_rank(Options& options, nn::RankGroup* ranks) {
-  const Recipe recipe = make_recipe(options);
+void train_as_rank(Options& options, const Recipe& recipe, nn::RankGroup* ranks) {
   const auto traces = std::make_shared<const data::TraceReader>(data::TraceReader::open(options.data));
   const OtherTokenizer other_tokenizer = recipe.objective.other_tokenizer;
   options.student.seed = recipe.seed;
@@ -150,12 +149,14 @@ void train_as_rank(Options& options, nn::RankGroup* ranks) {
 
 void run(Options options) {
   core::install_interrupt_handlers();
+  core::end_with_launcher();
+  const Recipe recipe = make_recipe(options);
   const auto environment = core::rank_environment();
   if (!environment && options.processes > 1) return start_ranks(options.processes);
-  if (!environment) return train_as_rank(options, nullptr);
+  if (!environment) return train_as_rank(options, recipe, nullptr);
   nn::RankGroup ranks(*environment);
   try {
-    train_as_rank(options, &ranks);
+    train_as_rank(options, recipe, &ranks);
   } catch (const std::exception& error) {
     ranks.report_failure(error.what());
     throw;
@@ -201,7 +202,7 @@ void add_train_command(CLI::App& app) {
   command->add_option("--online", options->online,
                       "Teachers that score the tokens during training, instead of the traces' stored distributions");
   command->add_option("--online-weights", options->online_weights, "Of the teachers' divergences; equal by default")
-      ->check(positive());
+      ->check(positive_number());
   command->add_flag("--init-from-teacher", options->student.initialise_from_teacher,
                     "Begin a new student as a piece of the teacher");
   command->add_flag("--json", options->json, "Print the summary as one JSON object");

@@ -10,7 +10,7 @@ namespace {
 volatile sig_atomic_t requested = 0;  // the signal's number
 
 void on_signal(int signal_number) {
-  if (requested) {
+  if (requested && signal_number == SIGINT) {
     ::signal(signal_number, SIG_DFL);
     ::raise(signal_number);
   }

@@ -5,7 +5,8 @@
 
 namespace distill::core {
 
-// From now on the first SIGINT or SIGTERM only sets a flag; a second one ends the process at once.
+// From now on SIGINT and SIGTERM only set a flag. A SIGINT after that, somebody's second Ctrl-C, ends the process at
+// once; a further SIGTERM does not, since launchers and schedulers send it more than once.
 void install_interrupt_handlers();
 
 // Whether a signal has asked the work to end. Cheap; any thread.

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
@@ -24,6 +26,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kGrace = std::chrono::seconds(30);  // longer than ranks need to notice that another is gone
 constexpr auto kPoll = std::chrono::milliseconds(50);
+constexpr const char* kLauncher = "DISTILL_LAUNCHER";  // its process number
 
 // One that the system has free now; nothing keeps it free, but the system hands out others first.
 int free_port() {
@@ -40,11 +43,9 @@ int free_port() {
 
 std::vector<std::string> environment_of(int rank, int count, int port) {
   std::vector<std::string> variables;
-  const std::vector<std::pair<std::string, std::string>> own{{"RANK", std::to_string(rank)},
-                                                             {"WORLD_SIZE", std::to_string(count)},
-                                                             {"LOCAL_RANK", std::to_string(rank)},
-                                                             {"MASTER_ADDR", "127.0.0.1"},
-                                                             {"MASTER_PORT", std::to_string(port)}};
+  const std::vector<std::pair<std::string, std::string>> own{
+      {"RANK", std::to_string(rank)}, {"WORLD_SIZE", std::to_string(count)}, {"LOCAL_RANK", std::to_string(rank)},
+      {"MASTER_ADDR", "127.0.0.1"},   {"MASTER_PORT", std::to_string(port)}, {kLauncher, std::to_string(::getpid())}};
   for (char** variable = environ; *variable != nullptr; ++variable) {
     const std::string_view text(*variable);
     bool replaced = false;
@@ -143,6 +144,13 @@ class Children {
 
 void run_local_ranks(int count, const std::vector<std::string>& arguments) {
   Children(count, arguments).wait();
+}
+
+void end_with_launcher() {
+  const char* const launcher = std::getenv(kLauncher);
+  if (launcher == nullptr) return;
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (std::to_string(::getppid()) != launcher) ::raise(SIGTERM);  // it was gone before
 }
 
 }  // namespace distill::core

@@ -11,4 +11,7 @@ namespace distill::core {
 // Error if a process cannot be started or fails, naming the first rank that did.
 void run_local_ranks(int count, const std::vector<std::string>& arguments);
 
+// In such a rank: gets a SIGTERM if the process that started it ends before, however it ends. Elsewhere does nothing.
+void end_with_launcher();
+
 }  // namespace distill::core

@@ -2,7 +2,9 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <span>
 
+#include "core/digest.h"
 #include "core/error.h"
 
 namespace distill::core {
@@ -43,13 +45,14 @@ RankEnvironment checked(RankEnvironment environment) {
 RankEnvironment from_torchrun() {
   const auto host = variable("MASTER_ADDR");
   if (!host) fail_usage("the environment has RANK and WORLD_SIZE, but no MASTER_ADDR to find rank 0 at");
-  const bool has_local = variable("LOCAL_RANK").has_value();
+  const auto or_zero = [](const char* name) { return variable(name) ? integer(name, 0, kMaxRanks) : 0; };
   return {.rank = integer("RANK", 0, kMaxRanks),
           .size = integer("WORLD_SIZE", 1, kMaxRanks),
-          .local_rank = has_local ? integer("LOCAL_RANK", 0, kMaxRanks) : 0,
+          .local_rank = or_zero("LOCAL_RANK"),
           .host = *host,
           .port = static_cast<uint16_t>(integer("MASTER_PORT", 1, 65535)),
-          .launcher = "torchrun"};
+          .launcher = "torchrun",
+          .attempt = or_zero("TORCHELASTIC_RESTART_COUNT")};
 }
 
 RankEnvironment from_slurm() {
@@ -76,12 +79,12 @@ RankEnvironment from_open_mpi() {
     }
     host = "127.0.0.1";
   }
-  const auto job = variable("OMPI_MCA_orte_ess_jobid");
+  const std::string job = variable("PMIX_NAMESPACE").value_or("");
   return {.rank = integer("OMPI_COMM_WORLD_RANK", 0, kMaxRanks),
           .size = size,
           .local_rank = integer("OMPI_COMM_WORLD_LOCAL_RANK", 0, kMaxRanks),
           .host = *host,
-          .port = master_port(job ? std::strtoull(job->c_str(), nullptr, 10) >> 16 : 0),
+          .port = master_port(crc32c(std::as_bytes(std::span(job)))),
           .launcher = "Open MPI"};
 }
 

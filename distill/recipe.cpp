@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include "core/config.h"
 #include "core/error.h"
@@ -170,8 +171,13 @@ std::string_view precision_name(at::ScalarType type) {
 }
 
 Recipe Recipe::from_file(const std::filesystem::path& path) {
-  auto reader = core::ConfigReader::from_file(path);
-  return from_reader(reader);
+  std::optional<core::ConfigReader> reader;
+  try {
+    reader = core::ConfigReader::from_file(path);
+  } catch (const core::Error& error) {
+    core::fail_usage("{}", error.what());
+  }
+  return from_reader(*reader);
 }
 
 Recipe Recipe::from_json(const nlohmann::json& json, const std::string& location) {

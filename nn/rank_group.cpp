@@ -49,14 +49,17 @@ std::string key(const char* what, int rank) {
   return std::string(what) + "/" + std::to_string(rank);
 }
 
-c10::intrusive_ptr<c10d::TCPStore> connect(const core::RankEnvironment& environment, bool server,
-                                           std::chrono::milliseconds timeout) {
-  return c10::make_intrusive<c10d::TCPStore>(environment.host,
-                                             c10d::TCPStoreOptions{.port = environment.port,
-                                                                   .isServer = server,
-                                                                   .numWorkers = static_cast<size_t>(environment.size),
-                                                                   .waitWorkers = false,
-                                                                   .timeout = timeout});
+// torchrun's agent keeps the store, with all that was written to it, when it starts a job again: each attempt has keys
+// of its own.
+c10::intrusive_ptr<c10d::Store> connect(const core::RankEnvironment& environment, bool server,
+                                        std::chrono::milliseconds timeout) {
+  const auto store = c10::make_intrusive<c10d::TCPStore>(
+      environment.host, c10d::TCPStoreOptions{.port = environment.port,
+                                              .isServer = server,
+                                              .numWorkers = static_cast<size_t>(environment.size),
+                                              .waitWorkers = false,
+                                              .timeout = timeout});
+  return c10::make_intrusive<c10d::PrefixStore>("attempt" + std::to_string(environment.attempt), store);
 }
 
 // LibTorch's messages carry a stack trace after the first line.
@@ -72,7 +75,7 @@ std::string first_line(const std::exception& error) {
 // died or hangs. What to do then is up to a thread of its own, since the main thread may be waiting for that very rank.
 struct RankGroup::State {
   core::RankEnvironment environment;
-  c10::intrusive_ptr<c10d::TCPStore> store;
+  c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<c10d::ProcessGroup> group;
   std::mutex mutex;
   std::condition_variable wake;
@@ -122,7 +125,7 @@ struct RankGroup::State {
       Clock::time_point at = Clock::now();
     };
     std::vector<Seen> seen(static_cast<size_t>(environment.size));
-    c10::intrusive_ptr<c10d::TCPStore> own;
+    c10::intrusive_ptr<c10d::Store> own;
     Clock::time_point answered = Clock::now();
     for (int64_t beat = 0; !left(); ++beat) {
       try {

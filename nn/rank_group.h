@@ -1,5 +1,7 @@
-// The ranks of a distributed job as one c10d process group (Gloo), with a watch on the others: a rank that dies or
-// hangs ends every other one within a minute, saying which rank it was and on which machine.
+// The ranks of a distributed job as one c10d process group (Gloo), with a watch on the others: a rank that dies, or
+// whose process or machine stands still, ends every other one within a minute, saying which rank it was and on which
+// machine. A rank that lives and waits, say for a file system that does not answer, cannot be told from one that
+// computes: the others wait for it half an hour.
 #pragma once
 
 #include <ATen/core/Tensor.h>

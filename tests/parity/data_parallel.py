@@ -61,6 +61,13 @@ def children_of(process):
     return sorted(int(pid) for pid in children.split())
 
 
+def is_running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def lose_a_rank(how, expected):
     """Starts three ranks, takes away the last one while they train, and waits for the end of the job."""
     out = f"lost-{how.name}"
@@ -87,13 +94,48 @@ def lose_a_rank(how, expected):
         sys.exit(f"{how.name}: started again, the run did not go on from step {step}: {summary}")
 
 
-def interrupt(ranks):
-    out = f"stopped{ranks}"
+def torchrun_starts_again():
+    """A rank is killed once; torchrun then starts the job again, and it goes on to the end."""
+    out = "restarted"
+    process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                                "--max-restarts", "1", "--monitor-interval", "0.1", "--no-python", *DISTILL,
+                                *command(out)], stderr=subprocess.PIPE, text=True)  # fmt: skip
+    while process.poll() is None and not pathlib.Path(out, "latest").exists():
+        time.sleep(0.02)
+    if victims := children_of(process):
+        os.kill(victims[-1], signal.SIGKILL)
+    _, messages = process.communicate(timeout=120)
+    if process.returncode != 0 or not victims or "SIGKILL" not in messages:
+        sys.exit(f"torchrun: exit code {process.returncode}, ranks {victims}, messages: {messages}")
+    compare("torchrun, started again", curve("run1"), curve(out))
+
+
+def launcher_is_killed():
+    out = "orphaned"
+    process = subprocess.Popen([*DISTILL, *command(out, "--nproc", "2", "--steps", "100000")],
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    while process.poll() is None and not pathlib.Path(out, "latest").exists():
+        time.sleep(0.05)
+    ranks = children_of(process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + LIMIT
+    while any(is_running(rank) for rank in ranks):
+        if time.monotonic() > deadline:
+            sys.exit("the ranks of a launcher that was killed go on")
+        time.sleep(0.1)
+
+
+def interrupt(ranks, everyone=False):
+    """With `everyone` the launcher's children get the signal too, as from a service manager or a scheduler."""
+    out = f"stopped{ranks}{everyone}"
     process = subprocess.Popen([*DISTILL, *command(out, "--nproc", str(ranks), "--steps", "100000")],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     metrics = pathlib.Path(out, "metrics.jsonl")
     while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 5):
         time.sleep(0.1)
+    for target in children_of(process) if everyone else []:
+        os.kill(target, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     _, messages = process.communicate(timeout=60)
     if process.returncode != 0 or "run the same command again" not in messages:
@@ -140,6 +182,9 @@ def main():
 
     interrupt(1)
     interrupt(2)
+    interrupt(2, everyone=True)
+    torchrun_starts_again()
+    launcher_is_killed()
     lose_a_rank(signal.SIGKILL, "rank 2 on")
     lose_a_rank(signal.SIGSTOP, "rank 2 on")
 

@@ -191,7 +191,7 @@ void add_inspect_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   command->add_option("path", options->path, "The file or directory")->required();
   command->add_flag("--tensors", options->describe.tensors, "List every tensor");
-  command->add_flag("--fingerprint", options->describe.fingerprint, "Read all weights for their SHA-256");
+  command->add_flag("--fingerprint", options->describe.fingerprint, "Read the weights for their SHA-256");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] { run(*options); });
 }

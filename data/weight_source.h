@@ -49,8 +49,12 @@ class WeightSource {
   // Which file the weights came from, for messages.
   virtual std::string location() const = 0;
 
-  // SHA-256 (hex) over the names, dtypes, shapes and bytes of all tensors.
+  // SHA-256 (hex) over the names, dtypes, shapes and bytes of all tensors. Of weights larger than kReadWhole together
+  // only the middle of each tensor is read, kSample bytes: training changes all of a tensor, and a model that is larger
+  // than memory must not be read through to be named.
   virtual std::string fingerprint() const = 0;
+  static constexpr uint64_t kReadWhole = uint64_t{1} << 30;
+  static constexpr uint64_t kSample = 4096;
 
  protected:
   // What fingerprint() returns, given the stored bytes of each tensor. Independent of how tensors are spread over

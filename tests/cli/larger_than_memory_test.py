@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A DeepSeek model whose experts together are larger than memory starts at once and answers, for an expert's weights are
-read when a token first goes to it. larger_than_memory_test.py PROGRAM TOKENIZER_JSON; ends with 77, which is to skip
+"""A DeepSeek model whose experts together are larger than memory starts at once, answers and writes traces, for an
+expert's weights are read when a token first goes to it. larger_than_memory_test.py PROGRAM TOKENIZER_JSON; ends with 77, which is to skip
 the test, where the file system has no sparse files.
 
 The experts' weights are a hole at the end of the checkpoint, which takes no disk space and reads as zeros. What the
@@ -105,14 +105,18 @@ def write_model(folder, intermediate):
     shutil.copy(TOKENIZER, folder / "tokenizer.json")
 
 
-def answer(folder):
+def distill(*arguments):
     run = subprocess.run(
-        [PROGRAM, "--log-level", "error", "--threads", "2", "chat", "--model", folder, "--chat-template", "chatml",
-         "--temperature", "0", "--max-new-tokens", "6"], input=b"Hi\n", capture_output=True, timeout=100,
+        [PROGRAM, "--log-level", "error", "--threads", "2", *arguments, "--chat-template", "chatml", "--temperature", "0",
+         "--max-new-tokens", "6"], input=b"Hi\n", capture_output=True, timeout=100,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (COPY_LIMIT, COPY_LIMIT)))  # fmt: skip
     if run.returncode != 0 or not run.stdout.strip():
-        sys.exit(f"{folder.name}: exit code {run.returncode}, answer {run.stdout}: {run.stderr.decode()}")
+        sys.exit(f"{arguments[0]}: exit code {run.returncode}, output {run.stdout}: {run.stderr.decode()}")
     return run.stdout
+
+
+def answer(folder):
+    return distill("chat", "--model", folder)
 
 
 def main():
@@ -126,6 +130,9 @@ def main():
         except OSError as error:
             skip(f"no file of {EXPERT_BYTES >> 30} GiB in {folder}: {error.strerror}")
         large = answer(folder / "large")
+        prompts = folder / "prompts.jsonl"
+        prompts.write_text('{"id": "1", "prompt": "Hi"}\n')
+        distill("generate", "--teacher", folder / "large", "--prompts", prompts, "--out", folder / "traces")
         resident = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         print(f"experts of {EXPERT_BYTES / 1e9:.1f} GB in {MEMORY / 1e9:.1f} GB of memory: at most {resident / 1e9:.2f} GB "
               "were resident")  # fmt: skip

@@ -180,6 +180,30 @@ TEST_F(Safetensors, ShardsReadBackAsOneSourceWithTheSameFingerprint) {
   EXPECT_NE(open_safetensors(folder_.path() / "one")->fingerprint(), many->fingerprint());
 }
 
+// A hole of more bytes than are read whole.
+TEST_F(Safetensors, FingerprintsOfLargeFilesReadTheMiddleOfEachTensor) {
+  constexpr uint64_t kBytes = WeightSource::kReadWhole + 4;
+  const auto path = write(with_length(fmt::format(R"({{"a":{{"dtype":"U8","shape":[{0}],"data_offsets":[0,{0}]}},)"
+                                                  R"("b":{{"dtype":"U8","shape":[8192],"data_offsets":[{0},{1}]}}}})",
+                                                  kBytes, kBytes + 8192),
+                                      ""));
+  const uint64_t header = std::filesystem::file_size(path);
+  std::filesystem::resize_file(path, header + kBytes + 8192);
+  const auto fingerprint = [&] { return SafetensorsFile::open(path)->fingerprint(); };
+  const auto put = [&](uint64_t at, char value) {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(header + at)).put(value);
+  };
+  const std::string before = fingerprint();
+  EXPECT_EQ(fingerprint(), before);
+  for (const uint64_t middle : {kBytes / 2, kBytes + 4096}) {
+    put(middle, 1);
+    EXPECT_NE(fingerprint(), before) << middle;
+    put(middle, 0);
+    EXPECT_EQ(fingerprint(), before) << middle;
+  }
+}
+
 TEST_F(Safetensors, IndexErrorsNameTensorAndShard) {
   write_safetensors(folder_.path() / "s1.safetensors", {{"a", at::zeros({1})}});
   const auto error_of_index = [&](const std::string& json) {

@@ -99,7 +99,9 @@ def llama_batched_bench(options):
             return None
         print(f"compiling {LLAMA_CPP} into {folder}", file=sys.stderr)
         subprocess.run(["/usr/bin/python3", "-m", "venv", folder], check=True)
-        subprocess.run(["nice", folder / "bin/python", "-m", "pip", "install", "--quiet", LLAMA_CPP], check=True)
+        # With make it would start all its compilers at once.
+        subprocess.run(["nice", folder / "bin/python", "-m", "pip", "install", "--quiet", LLAMA_CPP], check=True,
+                       env={**os.environ, "CMAKE_GENERATOR": "Ninja"})  # fmt: skip
         if not installed():
             sys.exit(f"{LLAMA_CPP} installed no llama-batched-bench")
         # Wheels hold no links: the libraries lack the names that programs look for, libllama.so.0 of libllama.so.0.1.2.

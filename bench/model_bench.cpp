@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +26,7 @@ namespace distill::bench {
 namespace {
 
 constexpr int64_t kBlockSize = 32;
+constexpr int64_t kPiece = 512;  // of a prompt, as the generation engine reads it
 
 // Seconds of a clock on the wall or, with DISTILL_BENCH_CLOCK=cpu, of the process's processor time.
 double now() {
@@ -65,6 +67,10 @@ class Sequences {
         blocks_((max_tokens + kBlockSize - 1) / kBlockSize),
         cache_(model.make_cache(batch * blocks_, kBlockSize)),
         table_(at::arange(batch * blocks_, at::kInt).view({batch, blocks_})) {}
+
+  void read_prompt(int64_t tokens) {
+    for (int64_t begin = 0; begin < tokens; begin += kPiece) step(std::min(kPiece, tokens - begin));
+  }
 
   // Feeds `count` tokens to each sequence, others to each, and computes the logits of the last ones.
   void step(int64_t count) {
@@ -117,10 +123,10 @@ int run(int argc, char** argv) {
   const auto model = load_model(data::ModelFiles::open(arguments[0]), {.compute = fp32 ? at::kFloat : at::kBFloat16});
   const double load_seconds = now() - start;
   for (const int64_t batch : batches) {
-    Sequences(*model, batch, prompt + 1).step(prompt);  // warms up
+    Sequences(*model, batch, prompt + 1).read_prompt(prompt);  // warms up
     Sequences sequences(*model, batch, prompt + generated);
     const double prefill_start = now();
-    sequences.step(prompt);
+    sequences.read_prompt(prompt);
     const double prefill = now() - prefill_start;
     const double decode_start = now();
     for (int64_t i = 0; i < generated; ++i) sequences.step(1);

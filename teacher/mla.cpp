@@ -42,13 +42,26 @@ AttentionPart part_of(const nn::PackedBatch& batch, const nn::CacheSlots* slots,
   return part;
 }
 
+// Where a cache in blocks of `block_size` holds the tokens of the part's contexts, one sequence after the other.
+at::Tensor context_slots(const AttentionPart& part, int64_t block_size) {
+  const at::Tensor lengths = part.context_lengths.contiguous();
+  std::vector<at::Tensor> slots;
+  for (int64_t s = 0; s < lengths.size(0); ++s) {
+    const at::Tensor positions = at::arange(lengths.const_data_ptr<int32_t>()[s], at::kLong);
+    const at::Tensor blocks =
+        part.block_table[s].to(at::kLong).index_select(0, positions.div(block_size, /*rounding_mode=*/"floor"));
+    slots.push_back(blocks * block_size + positions.remainder(block_size));
+  }
+  return at::cat(slots);
+}
+
 }  // namespace
 
 bool absorbed_is_cheaper(const MlaConfig& config, int64_t new_tokens, int64_t context) {
-  if (new_tokens < context) return true;
+  if (new_tokens < context && (new_tokens < kLeastPiece || context > kMostProjected)) return true;
   // Multiply-adds per head.
   const int64_t projection = (config.nope_dim + config.value_dim) * config.latent_rank;  // per token, in both forms
-  const int64_t pairs = new_tokens * (new_tokens + 1) / 2;
+  const int64_t pairs = new_tokens * (context - new_tokens) + new_tokens * (new_tokens + 1) / 2;
   const int64_t naive = context * projection + pairs * (config.query_dim() + config.value_dim);
   const int64_t absorbed = new_tokens * projection + pairs * (2 * config.latent_rank + config.rope_dim);
   return absorbed < naive || new_tokens == 1;
@@ -68,7 +81,7 @@ AttentionStep AttentionStep::plan(const MlaConfig& config, const nn::PackedBatch
   }
   AttentionStep step;
   if (slots != nullptr) step.slots = slots->slots;
-  if (!naive.empty()) step.naive = part_of(batch, nullptr, naive);
+  if (!naive.empty()) step.naive = part_of(batch, slots, naive);
   if (!absorbed.empty()) step.absorbed = part_of(batch, slots, absorbed);
   return step;
 }
@@ -131,7 +144,20 @@ MultiHeadLatentAttention::Inputs MultiHeadLatentAttention::project(const at::Ten
           .key_rope = rotate(key, step).squeeze(1)};
 }
 
-at::Tensor MultiHeadLatentAttention::attend_naive(const Inputs& inputs, const AttentionPart& part) const {
+at::Tensor MultiHeadLatentAttention::attend_naive(Inputs inputs, const AttentionPart& part,
+                                                  const at::Tensor& entries) const {
+  at::Tensor key_offsets = part.sequence_offsets;
+  const bool fp8 = entries.defined() && entries.scalar_type() == at::kByte;
+  const at::Tensor slots = entries.defined() ? context_slots(part, entries.size(1)) : at::Tensor();
+  if (fp8 || (slots.defined() && slots.size(0) > inputs.latent.size(0))) {
+    // Tokens before these, and of all what later ones will find in the cache, so that both forms attend to the same.
+    const at::Tensor held = fp8 ? kernels::read_fp8_latents(entries, slots, config_.latent_rank, config_.rope_dim,
+                                                            inputs.latent.scalar_type())
+                                : entries.flatten(0, 1).index_select(0, slots);
+    inputs.latent = held.narrow(1, 0, config_.latent_rank).contiguous();
+    inputs.key_rope = held.narrow(1, config_.latent_rank, config_.rope_dim);
+    key_offsets = at::constant_pad_nd(part.context_lengths.cumsum(0), {1, 0}).to(at::kInt);
+  }
   const int64_t tokens = inputs.latent.size(0);
   const int64_t heads = config_.num_heads;
   const at::Tensor up = kernels::stored_linear(inputs.latent, latent_up_, {}, {}, inputs.latent.scalar_type())
@@ -147,7 +173,8 @@ at::Tensor MultiHeadLatentAttention::attend_naive(const Inputs& inputs, const At
     query = at::constant_pad_nd(query, {0, -missing});
     key = at::constant_pad_nd(key, {0, -missing});
   }
-  return kernels::varlen_attention(query, key, value, part.sequence_offsets, config_.softmax_scale)
+  return kernels::varlen_attention(query, key, value, part.sequence_offsets, config_.softmax_scale, /*window=*/0,
+                                   key_offsets)
       .narrow(2, 0, config_.value_dim);
 }
 
@@ -168,15 +195,8 @@ at::Tensor MultiHeadLatentAttention::attend_absorbed(const Inputs& inputs, const
 
 at::Tensor MultiHeadLatentAttention::forward(const at::Tensor& x, const at::Tensor& residual, const AttentionStep& step,
                                              const at::Tensor& entries) const {
-  Inputs inputs = project(x, step);
+  const Inputs inputs = project(x, step);
   if (entries.defined()) kernels::write_latents(entries, inputs.latent, inputs.key_rope, step.slots);
-  if (step.naive && entries.defined() && entries.scalar_type() == at::kByte) {
-    // What later tokens will find in the cache, so that both forms attend to the same.
-    const at::Tensor held =
-        kernels::read_fp8_latents(entries, step.slots, config_.latent_rank, config_.rope_dim, x.scalar_type());
-    inputs.latent = held.narrow(1, 0, config_.latent_rank).contiguous();
-    inputs.key_rope = held.narrow(1, config_.latent_rank, config_.rope_dim);
-  }
   at::Tensor mixed;  // [T, H, V]
   const auto add_part = [&](const AttentionPart& part, const at::Tensor& result) {
     if (!part.tokens.defined()) {
@@ -186,7 +206,7 @@ at::Tensor MultiHeadLatentAttention::forward(const at::Tensor& x, const at::Tens
     if (!mixed.defined()) mixed = at::empty({x.size(0), config_.num_heads, config_.value_dim}, x.options());
     mixed.index_copy_(0, part.tokens, result);
   };
-  if (step.naive) add_part(*step.naive, attend_naive(inputs.rows(step.naive->tokens), *step.naive));
+  if (step.naive) add_part(*step.naive, attend_naive(inputs.rows(step.naive->tokens), *step.naive, entries));
   if (step.absorbed) {
     add_part(*step.absorbed, attend_absorbed(inputs.rows(step.absorbed->tokens), *step.absorbed, entries));
   }

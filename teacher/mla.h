@@ -16,17 +16,21 @@ namespace distill::teacher {
 
 // Two ways to compute the same attention. Naive: keys and values of every head are projected up from the latents, then
 // ordinary attention. Absorbed: queries are carried into the latent space instead, where all heads attend to the
-// latents themselves. Absorbed costs less for few new tokens after a long context, naive for whole prompts. A function
-// of one sequence's lengths, so that a sequence's form does not depend on the others; with earlier context it is always
-// absorbed, for the naive form would project that up again.
+// latents themselves. Absorbed costs less for few new tokens after a long context; naive for prompts, even in pieces,
+// although it projects earlier context up anew for each. A function of one sequence's lengths, so that a sequence's
+// form does not depend on the others. Fewer than kLeastPiece new tokens after a context are always absorbed, so that
+// tokens come out alike whether they are decoded one by one or drafts are verified together; contexts of more than
+// kMostProjected tokens too, whose keys and values of every head would take too much memory.
+constexpr int64_t kLeastPiece = 64;
+constexpr int64_t kMostProjected = 8192;
 bool absorbed_is_cheaper(const MlaConfig& config, int64_t new_tokens, int64_t context);
 
 // The sequences of a batch that attend in one form.
 struct AttentionPart {
   at::Tensor tokens;            // [part's tokens] int64, their rows in the batch; undefined if it is all of them
   at::Tensor sequence_offsets;  // [part's sequences + 1] int32
-  at::Tensor block_table;       // absorbed: [part's sequences, max_blocks] int32
-  at::Tensor context_lengths;   // absorbed: [part's sequences] int32
+  at::Tensor block_table;       // with a cache: [part's sequences, max_blocks] int32
+  at::Tensor context_lengths;   // with a cache: [part's sequences] int32
 };
 
 // What all layers of one forward share. T tokens, R rope_dim.
@@ -69,7 +73,7 @@ class MultiHeadLatentAttention {
 
   Inputs project(const at::Tensor& x, const AttentionStep& step) const;
   at::Tensor rotate(const at::Tensor& x, const AttentionStep& step) const;
-  at::Tensor attend_naive(const Inputs& inputs, const AttentionPart& part) const;  // [T, H, V]
+  at::Tensor attend_naive(Inputs inputs, const AttentionPart& part, const at::Tensor& entries) const;  // [T, H, V]
   at::Tensor attend_absorbed(const Inputs& inputs, const AttentionPart& part, const at::Tensor& entries) const;
 
   MlaConfig config_;

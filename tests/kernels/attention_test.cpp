@@ -47,6 +47,19 @@ class Attention : public testing::TestWithParam<Shape> {
   }
 };
 
+TEST_P(Attention, OfTheLastTokensEqualsThatOfAll) {
+  const auto [heads, kv_heads, dim, window] = GetParam();
+  const Inputs inputs{random({tokens_, heads, dim}, 1).to(at::kFloat),
+                      random({tokens_, kv_heads, dim}, 2).to(at::kFloat),
+                      random({tokens_, kv_heads, dim}, 3).to(at::kFloat)};
+  const at::Tensor all = varlen_attention(inputs[0], inputs[1], inputs[2], offsets_, scale_, window);
+  // The last 2 tokens of the first sequence, none of the second and the last 30 of the third.
+  const at::Tensor chosen = at::cat({at::arange(7, 9), at::arange(17, 47)});
+  const at::Tensor some = varlen_attention(inputs[0].index_select(0, chosen), inputs[1], inputs[2],
+                                           at::tensor({0, 2, 2, 32}, at::kInt), scale_, window, offsets_);
+  EXPECT_LT(scaled_error(some, all.index_select(0, chosen)), 1e-6);
+}
+
 TEST_P(Attention, OverPackedSequencesEqualsTheFormulaWithItsGradient) {
   const auto [heads, kv_heads, dim, window] = GetParam();
   const Inputs inputs{random({tokens_, heads, dim}, 1), random({tokens_, kv_heads, dim}, 2),

@@ -194,6 +194,36 @@ TEST(AbsorbedAttention, IsChosenForDecodingAndNaiveForWholePrompts) {
   EXPECT_TRUE(absorbed_is_cheaper(v3, 1, 4096));
   EXPECT_TRUE(absorbed_is_cheaper(v3, 4, 4096));
   EXPECT_FALSE(absorbed_is_cheaper(v3, 4096, 4096));
+  EXPECT_FALSE(absorbed_is_cheaper(v3, 512, 4096));  // 512 x 768 more per token of context, 128 K to project it
+  EXPECT_TRUE(absorbed_is_cheaper(v3, 128, 4096));
+  EXPECT_TRUE(absorbed_is_cheaper(v3, 512, kMostProjected + 1));
+  // However small the latents are, tokens are not to come out otherwise when drafts are verified together.
+  const MlaConfig small{.num_heads = 2, .latent_rank = 512, .nope_dim = 1, .rope_dim = 1, .value_dim = 1};
+  EXPECT_TRUE(absorbed_is_cheaper(small, kLeastPiece - 1, 4096));
+  EXPECT_FALSE(absorbed_is_cheaper(small, kLeastPiece, 4096));
+}
+
+// Pieces long enough for the naive form over earlier context.
+TEST_F(DeepseekModelTest, ReadsALongPromptInPiecesAsInOne) {
+  EXPECT_FALSE(absorbed_is_cheaper(parse_deepseek_config(tiny_config()).attention, 70, 230));
+  std::vector<int32_t> tokens;
+  for (int32_t i = 0; i < 230; ++i) tokens.push_back((7 * i + 3) % 61);
+  for (const bool fp8_cache : {false, true}) {
+    const auto model = this->model(at::kFloat, /*fp8=*/false, fp8_cache);
+    const auto run = [&](const std::vector<int64_t>& counts) {
+      const int64_t blocks = 230 / kBlock + 1;
+      const auto cache = model->make_cache(blocks, kBlock);
+      std::vector<at::Tensor> parts;
+      for (int64_t begin = 0; const int64_t count : counts) {
+        const std::vector<int32_t> part(tokens.begin() + begin, tokens.begin() + begin + count);
+        parts.push_back(model->forward(batch_from({part}, {begin}), *cache, slots_for({begin}, {count}, blocks)));
+        begin += count;
+      }
+      return at::cat(parts);
+    };
+    const at::Tensor whole = run({230});
+    EXPECT_LT((run({70, 90, 70}) - whole).abs().max().item<double>(), 1e-5 * whole.abs().max().item<double>());
+  }
 }
 
 }  // namespace

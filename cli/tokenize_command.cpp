@@ -86,8 +86,8 @@ std::vector<int32_t> parse_ids(const json& value) {
   core::check(value.is_array(), "expected an array of token ids, found {}", value.type_name());
   std::vector<int32_t> ids;
   for (const json& id : value) {
-    core::check(id.is_number_integer(), "{} is not a token id", id.dump());
-    core::check(id >= 0 && id <= INT32_MAX, "token id {} is outside the vocabulary", id.dump());
+    if (!id.is_number_integer()) core::fail("{} is not a token id", id.dump());
+    if (id < 0 || id > INT32_MAX) core::fail("token id {} is outside the vocabulary", id.dump());
     ids.push_back(id.get<int32_t>());
   }
   return ids;

@@ -11,6 +11,11 @@
 #include "core/file_descriptor.h"
 
 namespace distill::core {
+namespace {
+
+constexpr int kMaxJsonDepth = 64;
+
+}  // namespace
 
 std::string read_file(const std::filesystem::path& path) {
   check(!std::filesystem::is_directory(path), "cannot read {}: it is a folder", path.string());
@@ -49,11 +54,15 @@ size_t find_invalid_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
-nlohmann::json parse_json(std::string_view text) {
+nlohmann::json parse_json(std::string_view text, DuplicateKeys duplicates) {
   if (const size_t at = find_invalid_utf8(text); at != std::string_view::npos) fail("not valid UTF-8 at byte {}", at);
   std::vector<std::set<std::string>> keys;
-  const auto refuse_duplicates = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
+  const auto inspect = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
     using Event = nlohmann::json::parse_event_t;
+    if (event == Event::object_start || event == Event::array_start) {
+      check(depth < kMaxJsonDepth, "nested deeper than {} levels", kMaxJsonDepth);
+    }
+    if (duplicates == DuplicateKeys::kTakeLast) return true;
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end) keys.pop_back();
     if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
@@ -62,7 +71,7 @@ nlohmann::json parse_json(std::string_view text) {
     return true;
   };
   try {
-    return nlohmann::json::parse(text, refuse_duplicates);
+    return nlohmann::json::parse(text, inspect);
   } catch (const nlohmann::json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 1, column 5: ..." without the bracketed name.
     std::string_view message = error.what();

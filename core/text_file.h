@@ -20,8 +20,11 @@ nlohmann::json read_json_file(const std::filesystem::path& path);
 void for_each_json_line(const std::filesystem::path& path,
                         const std::function<void(size_t line_number, nlohmann::json&& value)>& body);
 
-// Parses one JSON text strictly: UTF-8 only, no duplicate keys. Throws Error with the column.
-nlohmann::json parse_json(std::string_view text);
+enum class DuplicateKeys { kRefuse, kTakeLast };
+
+// Parses one JSON text, which may come from anyone: UTF-8 only, and nested no deeper than recursion over it can bear.
+// Throws Error, with the column where there is one.
+nlohmann::json parse_json(std::string_view text, DuplicateKeys duplicates = DuplicateKeys::kRefuse);
 
 // Offset of the first byte that is not valid UTF-8, or npos.
 size_t find_invalid_utf8(std::string_view text);

@@ -56,8 +56,9 @@ std::string hint(const fs::path& directory) {
 }
 
 int32_t token_id(const json& value, const std::string& where) {
-  core::check(value.is_number_integer() && value >= 0 && value <= INT32_MAX, "{}: {} is not a token id", where,
-              value.dump());
+  if (!value.is_number_integer() || value < 0 || value > INT32_MAX) {
+    core::fail("{}: {} is not a token id", where, value.dump());
+  }
   return value.get<int32_t>();
 }
 

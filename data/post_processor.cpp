@@ -16,8 +16,9 @@ void append_special(const json& specials, const std::string& name, const Vocabul
   const json& list = json_member(special, "ids");
   core::check(list.is_array(), "the \"ids\" of '{}' are not an array", name);
   for (const json& id : list) {
-    core::check(id.is_number_integer() && vocabulary.contains(id.get<int64_t>()),
-                "the special token '{}' has the id {}, which is not in the vocabulary", name, id.dump());
+    if (!id.is_number_integer() || !vocabulary.contains(id.get<int64_t>())) {
+      core::fail("the special token '{}' has the id {}, which is not in the vocabulary", name, id.dump());
+    }
     ids.push_back(id.get<int32_t>());
   }
 }
@@ -29,7 +30,7 @@ PostProcessor parse_template(const json& config, const Vocabulary& vocabulary) {
   PostProcessor result;
   bool after_text = false;
   for (const json& piece : pieces) {
-    core::check(piece.is_object() && piece.size() == 1, "\"single\" has the entry {}", piece.dump());
+    if (!piece.is_object() || piece.size() != 1) core::fail("\"single\" has the entry {}", piece.dump());
     const std::string& kind = piece.begin().key();
     const json& fields = piece.begin().value();
     if (kind == "Sequence") {

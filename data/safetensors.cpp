@@ -27,8 +27,9 @@ std::vector<int64_t> parse_shape(const json& value) {
   core::check(value.is_array(), "\"shape\" is not an array");
   std::vector<int64_t> shape;
   for (const auto& size : value) {
-    core::check(size.is_number_unsigned() && size.get<uint64_t>() <= INT64_MAX, "\"shape\" has the entry {}",
-                size.dump());
+    if (!size.is_number_unsigned() || size.get<uint64_t>() > INT64_MAX) {
+      core::fail("\"shape\" has the entry {}", size.dump());
+    }
     shape.push_back(size.get<int64_t>());
   }
   return shape;
@@ -40,8 +41,9 @@ struct Extent {
 };
 
 Extent parse_extent(const json& value, uint64_t data_bytes) {
-  core::check(value.is_array() && value.size() == 2 && value[0].is_number_unsigned() && value[1].is_number_unsigned(),
-              "\"data_offsets\" is not a pair of offsets but {}", value.dump());
+  if (!value.is_array() || value.size() != 2 || !value[0].is_number_unsigned() || !value[1].is_number_unsigned()) {
+    core::fail("\"data_offsets\" is not a pair of offsets but {}", value.dump());
+  }
   const Extent extent{value[0].get<uint64_t>(), value[1].get<uint64_t>()};
   core::check(extent.begin <= extent.end, "its data ends ({}) before it begins ({})", extent.end, extent.begin);
   core::check(extent.end <= data_bytes, "its data ends at {}, but the file has only {} bytes of data; is it truncated?",

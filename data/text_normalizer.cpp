@@ -157,8 +157,9 @@ std::shared_ptr<const TextNormalizer> TextNormalizer::from_json(const json& conf
   if (type == "Prepend") return std::make_shared<Prepend>(json_text(config, "prepend"));
   if (type == "Replace") {
     const json& pattern = json_member(config, "pattern");
-    core::check(pattern.is_object() && pattern.contains("String"),
-                "a Replace normalizer is supported for a \"String\" pattern only, not for {}", pattern.dump());
+    if (!pattern.is_object() || !pattern.contains("String")) {
+      core::fail("a Replace normalizer is supported for a \"String\" pattern only, not for {}", pattern.dump());
+    }
     std::string literal = json_text(pattern, "String");
     core::check(!literal.empty(), "a Replace normalizer has an empty pattern");
     return std::make_shared<Replace>(std::move(literal), json_text(config, "content"));

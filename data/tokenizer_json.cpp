@@ -25,7 +25,7 @@ std::shared_ptr<Vocabulary> parse_vocabulary(const json& vocab) {
   core::check(vocab.is_object(), "not an object but {}", vocab.type_name());
   auto vocabulary = std::make_shared<Vocabulary>();
   for (const auto& [token, id] : vocab.items()) {
-    core::check(id.is_number_integer(), "token '{}' has the id {}", token, id.dump());
+    if (!id.is_number_integer()) core::fail("token '{}' has the id {}", token, id.dump());
     const bool is_huge = id.is_number_unsigned() && id.get<uint64_t>() > INT64_MAX;
     vocabulary->add(token, is_huge ? INT64_MAX : id.get<int64_t>());
   }
@@ -41,8 +41,9 @@ std::pair<std::string, std::string> parse_merge(const json& merge) {
                 "'{}' is not two tokens with a space between them", text);
     return {text.substr(0, space), text.substr(space + 1)};
   }
-  core::check(merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string(),
-              "{} is not a pair of tokens", merge.dump());
+  if (!merge.is_array() || merge.size() != 2 || !merge[0].is_string() || !merge[1].is_string()) {
+    core::fail("{} is not a pair of tokens", merge.dump());
+  }
   return {merge[0].get<std::string>(), merge[1].get<std::string>()};
 }
 
@@ -70,8 +71,8 @@ BpeOptions parse_options(const json& model) {
   const auto must_be_empty = [&](const char* key) {
     const json& value = member_or_null(model, key);
     const bool empty_text = value.is_string() && value.get_ref<const std::string&>().empty();
-    core::check(value.is_null() || empty_text || value == 0.0, "\"{}\" is {}, which is not supported", key,
-                value.dump());
+    if (value.is_null() || empty_text || value == 0.0) return;
+    core::fail("\"{}\" is {}, which is not supported", key, value.dump());
   };
   must_be_empty("dropout");
   must_be_empty("continuing_subword_prefix");
@@ -93,8 +94,9 @@ std::vector<AddedToken> parse_added_tokens(const json& list) {
     core::with_context(fmt::format("entry {}", i), [&] {
       const json& entry = list[i];
       const json& id = json_member(entry, "id");
-      core::check(id.is_number_unsigned() && id.get<uint64_t>() <= static_cast<uint64_t>(kMaxTokenId),
-                  "\"id\" is {}; ids go from 0 to {}", id.dump(), kMaxTokenId);
+      if (!id.is_number_unsigned() || id.get<uint64_t>() > static_cast<uint64_t>(kMaxTokenId)) {
+        core::fail("\"id\" is {}; ids go from 0 to {}", id.dump(), kMaxTokenId);
+      }
       AddedToken token;
       token.id = id.get<int32_t>();
       token.content = json_text(entry, "content");
@@ -124,7 +126,7 @@ std::shared_ptr<const Tokenizer> parse(const json& file) {
   const json& model = json_member(file, "model");
   core::check(model.is_object(), "\"model\" is not an object");
   const json& type = member_or_null(model, "type");
-  core::check(type.is_null() || type == "BPE", "the model is {}; only BPE is supported", type.dump());
+  if (!type.is_null() && type != "BPE") core::fail("the model is {}; only BPE is supported", type.dump());
 
   TokenizerParts parts;
   parts.options = core::with_context("model", [&] { return parse_options(model); });

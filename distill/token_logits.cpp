@@ -21,9 +21,10 @@ std::vector<int32_t> parse_ids(const nlohmann::json& line, int64_t vocab_size) {
   core::check(line.is_array(), "expected an array of token ids, found {}", line.type_name());
   std::vector<int32_t> ids;
   for (const auto& id : line) {
-    core::check(id.is_number_integer() && id >= 0 && id < vocab_size,
-                "entry {}: {} is not a token id of this model, an integer from 0 to {}", ids.size(), id.dump(),
-                vocab_size - 1);
+    if (!id.is_number_integer() || id < 0 || id >= vocab_size) {
+      core::fail("entry {}: {} is not a token id of this model, an integer from 0 to {}", ids.size(), id.dump(),
+                 vocab_size - 1);
+    }
     ids.push_back(id.get<int32_t>());
   }
   return ids;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/philox.h"
+#include "core/text_file.h"
 
 namespace distill::teacher {
 namespace {
@@ -20,10 +21,12 @@ constexpr double kMassTolerance = 1e-3;  // of probabilities that servers round
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 json parse(std::string_view text) {
-  json parsed = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  core::check(!parsed.is_discarded(), "the server's answer is no JSON: {}",
-              json(text.substr(0, 120)).dump(-1, ' ', false, json::error_handler_t::replace));
-  return parsed;
+  try {
+    return core::parse_json(text, core::DuplicateKeys::kTakeLast);
+  } catch (const core::Error& error) {
+    core::fail("the server's answer is no JSON that can be read ({}): {}", error.what(),
+               json(text.substr(0, 120)).dump(-1, ' ', false, json::error_handler_t::replace));
+  }
 }
 
 const json* find(const json& object, const char* key) {
@@ -133,12 +136,14 @@ json request_body(const RemoteRequest& request, RemoteApi api, const ServedModel
 }
 
 std::string error_message(std::string_view body) {
-  std::string message(body);
-  const json parsed = json::parse(body, nullptr, /*allow_exceptions=*/false);
-  if (const json* error = find(parsed, "error")) {
-    if (const json* text = find(*error, "message")) error = text;
-    message =
-        error->is_string() ? error->get<std::string>() : error->dump(-1, ' ', false, json::error_handler_t::replace);
+  std::string message;
+  try {
+    const json parsed = parse(body);
+    const json* error = find(parsed, "error");
+    if (const json* text = error == nullptr ? nullptr : find(*error, "message")) error = text;
+    message = error == nullptr ? std::string(body) : error->is_string() ? error->get<std::string>() : error->dump();
+  } catch (const core::Error&) {
+    message = body;
   }
   std::ranges::replace_if(
       message, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');

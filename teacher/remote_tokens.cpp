@@ -56,22 +56,25 @@ std::optional<std::string> escaped_bytes(std::string_view text) {
 
 RemoteToken RemoteToken::from_json(const nlohmann::json& json) {
   RemoteToken token;
-  core::check(json.is_object() && json.contains("token") && json["token"].is_string(), "a token without its text: {}",
-              json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 200));
+  if (!json.is_object() || !json.contains("token") || !json["token"].is_string()) {
+    core::fail("a token without its text: {}", json.dump());
+  }
   token.text = json["token"].get<std::string>();
   if (const auto id = json.find("id"); id != json.end() && id->is_number_integer()) token.id = id->get<int64_t>();
   if (const auto bytes = json.find("bytes"); bytes != json.end() && bytes->is_array()) {
     token.bytes.emplace();
     for (const auto& byte : *bytes) {
-      core::check(byte.is_number_integer() && byte >= 0 && byte <= 255, "token {}: {} is no byte",
-                  in_quotes(token.text), byte.dump());
+      if (!byte.is_number_integer() || byte < 0 || byte > 255) {
+        core::fail("token {}: {} is no byte", in_quotes(token.text), byte.dump());
+      }
       *token.bytes += static_cast<char>(byte.get<int>());
     }
   }
   // null stands for minus infinity, which JSON cannot write.
   const auto value = json.find("logprob");
-  core::check(value != json.end() && (value->is_number() || value->is_null()), "token {} has no \"logprob\"",
-              in_quotes(token.text));
+  if (value == json.end() || (!value->is_number() && !value->is_null())) {
+    core::fail("token {} has no \"logprob\"", in_quotes(token.text));
+  }
   token.log_probability = value->is_null() ? -std::numeric_limits<double>::infinity() : value->get<double>();
   return token;
 }

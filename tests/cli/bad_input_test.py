@@ -33,6 +33,8 @@ WEIGHTS = {
     "model.norm.weight": (HIDDEN,),
 }
 
+DEEP = "[" * 500000 + "]" * 500000  # JSON that exhausts the stack of who recurses into it
+
 failures = []
 cases = 0
 
@@ -71,8 +73,11 @@ def write_weights(path, **changes):
             dtype, shape, contents = tensor
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(contents)]}
             data += contents
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    write_header(path, json.dumps(header), data)
+
+
+def write_header(path, text, data=b""):
+    path.write_bytes(struct.pack("<Q", len(text)) + text.encode() + data)
 
 
 def write_model(folder, config=(), **weights):
@@ -123,6 +128,12 @@ def models(teacher, prompts):
         ("cut weights", ["model.safetensors"], lambda m: cut(m / "model.safetensors", -8)),
         ("cut header", ["model.safetensors", "header"], lambda m: cut(m / "model.safetensors", 100)),
         ("empty weights", ["model.safetensors"], lambda m: cut(m / "model.safetensors", 0)),
+        ("deep config", ["config.json", "nested deeper than 64"],
+         lambda m: (m / "config.json").write_text('{"hidden_size": ' + DEEP + "}")),
+        ("deep header", ["model.safetensors", "header", "nested deeper than 64"],
+         lambda m: write_header(m / "model.safetensors", '{"a": {"shape": ' + DEEP + "}}")),
+        ("deep tokenizer", ["tokenizer.json", "nested deeper than 64"],
+         lambda m: (m / "tokenizer.json").write_text('{"model": ' + DEEP + "}")),
         ("cut tokenizer", ["tokenizer.json", "line"], lambda m: cut(m / "tokenizer.json", 500)),
         ("binary tokenizer", ["tokenizer.json"], lambda m: (m / "tokenizer.json").write_bytes(b"\xff\x00" * 99)),
     ]:

@@ -42,6 +42,20 @@ TEST_F(TextFile, NamesFileAndLineOfADefect) {
               ThrowsMessage<Error>(HasSubstr("data.jsonl:1: duplicate key \"a\"")));
 }
 
+TEST(Json, IsRefusedWhereItIsNestedTooDeeply) {
+  const auto nested = [](size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+  EXPECT_EQ(parse_json(nested(64)).dump(), nested(64));
+  for (const size_t depth : {size_t{65}, size_t{500000}}) {
+    EXPECT_THAT([&] { parse_json(nested(depth)); }, ThrowsMessage<Error>("nested deeper than 64 levels"));
+    EXPECT_THAT([&] { parse_json(R"({"a": )" + nested(depth - 1)); },
+                ThrowsMessage<Error>("nested deeper than 64 levels"));
+  }
+}
+
+TEST(Json, KeepsTheLastOfEqualKeysWhereThatIsAskedFor) {
+  EXPECT_EQ(parse_json(R"({"a": 1, "a": 2})", DuplicateKeys::kTakeLast), nlohmann::json({{"a", 2}}));
+}
+
 TEST_F(TextFile, NamesAMissingFileAndAFolder) {
   EXPECT_THAT([&] { read_file(folder_.path() / "none"); }, ThrowsMessage<Error>(HasSubstr("none: No such file")));
   EXPECT_THAT([&] { read_file(folder_.path()); }, ThrowsMessage<Error>(HasSubstr("it is a folder")));

@@ -108,6 +108,10 @@ TEST_F(Safetensors, NamesTheDefectOfEveryUnsoundHeader) {
               HasSubstr("shape overflows"));
   EXPECT_THAT(error_of(R"({"a":{"dtype":"U8","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}})", ""),
               HasSubstr("shape overflows"));
+  EXPECT_THAT(error_of(R"({"a":{"dtype":"U8","data_offsets":[0,0],"shape":)" + std::string(100000, '[') +
+                           std::string(100000, ']') + "}}",
+                       ""),
+              HasSubstr("header: nested deeper than 64 levels"));
   EXPECT_THAT(error_of(R"({"a":{"shape":[4],"data_offsets":[0,4]}})", "1234"), HasSubstr("no \"dtype\""));
   EXPECT_THAT(error_of(R"({"a":7})", ""), HasSubstr("not an object"));
   EXPECT_THAT(error_of(R"([])", ""), HasSubstr("not a JSON object"));

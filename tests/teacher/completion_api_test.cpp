@@ -134,6 +134,16 @@ TEST_F(CompletionApi, ReportsWhatIsNoAnswer) {
   }
 }
 
+TEST_F(CompletionApi, RefusesJsonThatIsNestedTooDeeply) {
+  const std::string deep = std::string(300000, '[') + std::string(300000, ']');
+  AnswerReader reader(mapper_, 2, 10);
+  EXPECT_THAT([&] { reader.read(R"({"choices": [{"logprobs": {"content": [{"token": )" + deep + "}]}}]}"); },
+              ThrowsMessage<core::Error>(HasSubstr("nested deeper than 64 levels")));
+  EXPECT_THAT([&] { served_models(R"({"data": )" + deep + "}"); },
+              ThrowsMessage<core::Error>(HasSubstr("nested deeper than 64 levels")));
+  EXPECT_THAT(error_message(R"({"error": )" + deep + "}"), testing::StartsWith(R"({"error": [[[)"));
+}
+
 TEST_F(CompletionApi, AsksEachServerWhatItUnderstands) {
   request_.options.max_new_tokens = 7;
   const json plain = request_body(request_, RemoteApi::kCompletions, {.name = "m"}, 5);

@@ -17,6 +17,7 @@ namespace {
 
 using nlohmann::json;
 
+constexpr size_t kMaxShownBytes = 400;
 constexpr double kMassTolerance = 1e-3;  // of probabilities that servers round
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
@@ -25,7 +26,7 @@ json parse(std::string_view text) {
     return core::parse_json(text, core::DuplicateKeys::kTakeLast);
   } catch (const core::Error& error) {
     core::fail("the server's answer is no JSON that can be read ({}): {}", error.what(),
-               json(text.substr(0, 120)).dump(-1, ' ', false, json::error_handler_t::replace));
+               json(text).dump(-1, ' ', false, json::error_handler_t::replace));
   }
 }
 
@@ -145,10 +146,20 @@ std::string error_message(std::string_view body) {
   } catch (const core::Error&) {
     message = body;
   }
-  std::ranges::replace_if(
-      message, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
-  if (message.size() > 300) message.replace(300, std::string::npos, "...");
   return message.empty() ? "no reason given" : message;
+}
+
+std::string presentable(std::string words, std::string_view key) {
+  constexpr std::string_view kMark = "<key>";
+  for (size_t at = 0; !key.empty() && (at = words.find(key, at)) != std::string::npos; at += kMark.size()) {
+    words.replace(at, key.size(), kMark);
+  }
+  // Not before the key is out: a part of it would stay.
+  if (words.size() > kMaxShownBytes) words.replace(kMaxShownBytes, std::string::npos, "...");
+  std::ranges::replace_if(
+      words, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
+  for (size_t at = 0; (at = core::find_invalid_utf8(words)) != std::string::npos;) words[at] = '?';
+  return words;
 }
 
 void AnswerReader::read(std::string_view event) {

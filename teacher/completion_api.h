@@ -49,8 +49,11 @@ struct RemoteRequest {
 // The body of its POST. `top` is how many alternatives are wanted at each position.
 nlohmann::json request_body(const RemoteRequest& request, RemoteApi api, const ServedModel& model, int32_t top);
 
-// "message" of an error a server answers with, or the beginning of the text if it is no such JSON; one line.
+// "message" of an error a server answers with, or the whole text if it is no such JSON.
 std::string error_message(std::string_view body);
+
+// What a server says, as it may be shown and kept: one short line of UTF-8 without `key`, which servers repeat.
+std::string presentable(std::string words, std::string_view key);
 
 // Puts an answer together from the events of its stream.
 class AnswerReader {

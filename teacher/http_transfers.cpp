@@ -32,12 +32,6 @@ void set(CURL* handle, CURLoption option, Value value) {
 
 }  // namespace
 
-std::string redacted(std::string text, std::string_view secret) {
-  if (secret.empty()) return text;
-  for (size_t at = 0; (at = text.find(secret, at)) != std::string::npos;) text.replace(at, secret.size(), "<key>");
-  return text;
-}
-
 struct HttpTransfers::Transfer {
   HttpOutcome outcome;
   std::optional<std::string> json;
@@ -163,8 +157,6 @@ std::vector<HttpOutcome> HttpTransfers::poll(double seconds) {
                       : transfer->error[0] != '\0' ? std::string(transfer->error.data())
                                                    : std::string(curl_easy_strerror(code));
     }
-    outcome.error = redacted(std::move(outcome.error), state_->options.bearer_key);
-    outcome.body = redacted(std::move(outcome.body), state_->options.bearer_key);
     ended.push_back(std::move(outcome));
   }
   return ended;

@@ -15,7 +15,7 @@ namespace distill::teacher {
 struct HttpOptions {
   double connect_seconds = 10;  // to reach the server
   double stall_seconds = 300;   // without a byte, until the server counts as hanging
-  std::string bearer_key{};     // sent as "Authorization: Bearer", and cut out of every message; empty sends none
+  std::string bearer_key{};     // sent as "Authorization: Bearer"; empty sends none
 };
 
 struct HttpOutcome {
@@ -54,8 +54,5 @@ class HttpTransfers {
 
   std::unique_ptr<State> state_;
 };
-
-// `text` without `secret`.
-std::string redacted(std::string text, std::string_view secret);
 
 }  // namespace distill::teacher

@@ -34,11 +34,6 @@ bool is_about_the_prompt(int64_t status) {
   return status == 400 || status == 413 || status == 422;
 }
 
-std::string describe(const HttpOutcome& outcome) {
-  if (outcome.status == 0 || outcome.status == 200) return outcome.error;
-  return fmt::format("the server answered {}: {}", outcome.status, error_message(outcome.body));
-}
-
 }  // namespace
 
 double RetryPolicy::delay(int64_t number, std::optional<double> retry_after, double jitter) const {
@@ -137,11 +132,11 @@ void RemoteTeacher::Run::start(uint64_t id, Job& job) {
   job.events = EventStream();
   job.reader.emplace(teacher_.mapper_, options.top, job.request.options.max_new_tokens);
   const char* const path = options.api == RemoteApi::kChat ? "/chat/completions" : "/completions";
-  transfers_.post(id, teacher_.base_url_ + path, job.body, [&job](std::string_view piece) {
+  transfers_.post(id, teacher_.base_url_ + path, job.body, [this, &job](std::string_view piece) {
     try {
       job.events.push(piece, [&](std::string_view event) { job.reader->read(event); });
     } catch (const TokenMismatch& mismatch) {
-      job.mismatch = mismatch.what();
+      job.mismatch = teacher_.shown(mismatch.what());
       throw;
     }
   });
@@ -150,13 +145,14 @@ void RemoteTeacher::Run::start(uint64_t id, Job& job) {
 void RemoteTeacher::Run::settle(const HttpOutcome& outcome) {
   Job& job = jobs_.at(outcome.id);
   if (!job.mismatch.empty()) return reject(outcome.id, job.mismatch);
-  if (is_about_the_prompt(outcome.status) && outcome.error.empty()) return reject(outcome.id, describe(outcome));
+  const std::string reason = teacher_.describe(outcome);
+  if (is_about_the_prompt(outcome.status) && outcome.error.empty()) return reject(outcome.id, reason);
   if (!may_pass(outcome.status)) {
     core::fail(
-        "prompt \"{}\": {}{}", job.request.id, describe(outcome),
+        "prompt \"{}\": {}{}", job.request.id, reason,
         outcome.status == 401 || outcome.status == 403 ? "; is the key in DISTILL_API_KEY or OPENAI_API_KEY?" : "");
   }
-  if (outcome.status != 200 || !outcome.error.empty()) return retry(outcome.id, job, outcome, describe(outcome));
+  if (outcome.status != 200 || !outcome.error.empty()) return retry(outcome.id, job, outcome, reason);
   if (!job.reader->complete()) return retry(outcome.id, job, outcome, "the answer broke off");
   try {
     AnswerReader::Answer answer = job.reader->finish(job.request);
@@ -169,7 +165,7 @@ void RemoteTeacher::Run::settle(const HttpOutcome& outcome) {
     const auto node = jobs_.extract(outcome.id);
     on_answer_(node.mapped().request, std::move(answer));
   } catch (const TokenMismatch& mismatch) {
-    reject(outcome.id, mismatch.what());
+    reject(outcome.id, teacher_.shown(mismatch.what()));
   }
 }
 
@@ -204,7 +200,11 @@ RemoteTeacher::RemoteTeacher(RemoteOptions options, std::shared_ptr<const data::
   if (options_.top < 1) core::fail_usage("targets: at least one alternative has to be kept");
   const std::string body = fetch(base_url_ + "/models");
   std::vector<ServedModel> models;
-  if (!body.empty()) models = core::with_context(base_url_ + "/models", [&] { return served_models(body); });
+  try {
+    if (!body.empty()) models = served_models(body);
+  } catch (const core::Error& error) {
+    core::fail("{}/models: {}", base_url_, shown(error.what()));
+  }
   const auto named = std::ranges::find(models, options_.model, &ServedModel::name);
   if (named != models.end()) {
     model_ = *named;
@@ -217,8 +217,17 @@ RemoteTeacher::RemoteTeacher(RemoteOptions options, std::shared_ptr<const data::
     std::string names;
     for (size_t i = 0; i < std::min<size_t>(models.size(), 10); ++i) names += (i ? ", " : "") + models[i].name;
     core::fail_usage("{} serves {} models{}{}: name one with --remote-model", base_url_, models.size(),
-                     names.empty() ? "" : ", such as ", names);
+                     names.empty() ? "" : ", such as ", shown(names));
   }
+}
+
+std::string RemoteTeacher::shown(std::string words) const {
+  return presentable(std::move(words), options_.http.bearer_key);
+}
+
+std::string RemoteTeacher::describe(const HttpOutcome& outcome) const {
+  if (outcome.status == 0 || outcome.status == 200) return shown(outcome.error);
+  return fmt::format("the server answered {}: {}", outcome.status, shown(error_message(outcome.body)));
 }
 
 // The body of a GET, tried as often as answers are; empty if the server does not know the address.

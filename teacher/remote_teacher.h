@@ -73,6 +73,9 @@ class RemoteTeacher {
  private:
   class Run;
   std::string fetch(const std::string& url);
+  // All that a server says goes through these before it becomes part of a message.
+  std::string shown(std::string words) const;
+  std::string describe(const HttpOutcome& outcome) const;
 
   RemoteOptions options_;
   std::string base_url_;

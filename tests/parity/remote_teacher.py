@@ -101,11 +101,13 @@ class Oracle:
 
 class Server:
     """Answers in one dialect; `faults` are committed one request each, in order, before anything is answered properly.
-    Some are of the server for good: "limit" (answers so many, then 500), "spoil" (changes the rows of one prompt)."""
+    Some are of the server for good: "limit" (answers so many, then 500), "spoil" (changes the rows of one prompt),
+    "models" (what it says to be asked what it serves)."""
 
-    def __init__(self, oracle, dialect="llamacpp", faults=(), limit=None, spoil=None, status=None, delay=0.0):
+    def __init__(self, oracle, dialect="llamacpp", faults=(), limit=None, spoil=None, status=None, delay=0.0,
+                 models=None):  # fmt: skip
         self.oracle, self.dialect, self.faults = oracle, dialect, collections.deque(faults)
-        self.limit, self.spoil, self.status, self.delay = limit, spoil, status, delay
+        self.limit, self.spoil, self.status, self.delay, self.models = limit, spoil, status, delay, models
         self.arrivals, self.answered, self.pauses, self.problems = [], [], [], []
         self.lock = threading.Lock()
         outer = self
@@ -117,7 +119,8 @@ class Server:
                 pass
 
             def do_GET(self):
-                self.reply(200, json.dumps({"object": "list", "data": [{"id": "tiny", "owned_by": outer.dialect}]}))
+                listed = {"object": "list", "data": [{"id": "tiny", "owned_by": outer.dialect}]}
+                self.reply(200, outer.models or json.dumps(listed))
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -200,7 +203,7 @@ class Server:
         if fault == "no-end":
             events = events[:-2]
         if fault == "json":
-            events[1] = events[1][:-5]
+            events[1] = '{"' + "." * 100 + KEY
         if fault == "error-event":
             events[1:] = [json.dumps({"error": {"code": 500, "message": f"slot lost {KEY}"}})]
         handler.stream(events, cut=fault == "cut")
@@ -230,7 +233,8 @@ class Server:
                                       "top_logprobs": [{self.oracle.name(t, dialect): v for t, v in top.items()}]}
             choice |= {"delta": {"content": "..."}} if chat else {"text": self.oracle.text(shown) if i == 0 else ""}
             events.append(json.dumps({"choices": [choice]}))
-        events.append(json.dumps({"choices": [{"index": 0, "finish_reason": answer["reason"], "logprobs": None}]}))
+        reason = f"refused {KEY}" if self.spoil == "reason" and answer["id"] == "text-1" else answer["reason"]
+        events.append(json.dumps({"choices": [{"index": 0, "finish_reason": reason, "logprobs": None}]}))
         lost = 2 if self.spoil == "count" and answer["id"] == "text-1" else 0
         events.append(json.dumps({"choices": [], "usage": {"prompt_tokens": answer["prompt_length"],
                                                            "completion_tokens": len(tokens) + lost}}))
@@ -250,7 +254,7 @@ ENVIRONMENT = {**os.environ, "DISTILL_API_KEY": KEY, "OPENAI_API_KEY": "not-this
 
 
 def expect_secret_kept(run, out):
-    check(KEY not in run.stdout and KEY not in run.stderr, f"the key was shown: {run.stderr}")
+    check(KEY[:12] not in run.stdout + run.stderr, f"the key was shown: {run.stdout}{run.stderr}")
     for path in pathlib.Path(out).rglob("*"):
         check(not path.is_file() or KEY.encode() not in path.read_bytes(), f"the key was stored in {path}")
 
@@ -293,6 +297,11 @@ def set_id(row):
 def set_bytes(row):
     row["bytes"] = list(b"\xff\xff\xff")
     del row["id"]
+
+
+def set_text(row):
+    row["token"] = f"wrong key: {KEY}"
+    del row["id"], row["bytes"]
 
 
 def drop_alternatives(row):
@@ -377,9 +386,10 @@ def main():
         print(f"stopped by a signal after {len(answered)} answers: {len(server.answered)} asked for when run again")
 
     spoils = [(set_id, "has id"), (set_bytes, "is none of the tokenizer's"), (drop_alternatives, "no \"top_logprobs\""),
+              (set_text, "wrong key: <key>"), ("reason", 'ended the answer with "refused <key>"'),
               ("count", "tokens but sent the log-probabilities of")]  # fmt: skip
     for spoil, says in spoils:
-        where = () if spoil == "count" else ("answer token 3",)
+        where = ("answer token 3",) if callable(spoil) else ()
         with Server(oracle, spoil=spoil) as server:
             run(server, fresh("spoilt"), code=1, says=['prompt "text-1"', says, *where])
             compare("spoilt", local, ids=set(local) - {"text-1"})
@@ -388,6 +398,10 @@ def main():
     for status, says in ((401, "DISTILL_API_KEY"), (400, "none of 7 prompts before it"), (307, "answered 307")):
         with Server(oracle, status=status) as server:
             run(server, fresh("refused"), code=1, says=[says])
+    two = json.dumps({"data": [{"id": f"{name} of {KEY}"} for name in ("one", "other")]})
+    for models, code, says in ((f"<html>who is {KEY}?", 1, "who is <key>?"), (two, 2, "one of <key>, other of <key>")):
+        with Server(oracle, models=models) as server:
+            run(server, fresh("refused"), code=code, says=[says])
     with Server(oracle) as server:
         run(server, fresh("refused"), "--targets", "full", code=2, says=["topk:K"])
         server.url = server.url.replace("127.0.0.1", "user:word@127.0.0.1")

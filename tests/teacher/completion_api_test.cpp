@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/text_file.h"
 #include "tests/nn/letter_tokenizer.h"
 
 namespace distill::teacher {
@@ -180,12 +181,30 @@ TEST(Endpoint, CompletesTheAddressAndRefusesSecretsInIt) {
   }
 }
 
-TEST(ErrorMessage, IsOneShortLine) {
-  EXPECT_EQ(error_message(R"({"error": {"message": "too\nlong"}})"), "too long");
+TEST(ErrorMessage, IsWhatTheServerGivesAsItsReason) {
+  EXPECT_EQ(error_message(R"({"error": {"message": "too long"}})"), "too long");
   EXPECT_EQ(error_message(R"({"error": "slow down"})"), "slow down");
+  EXPECT_EQ(error_message(R"({"error": {"code": 7}})"), R"({"code":7})");
   EXPECT_EQ(error_message("<html>"), "<html>");
   EXPECT_EQ(error_message(""), "no reason given");
-  EXPECT_LE(error_message(std::string(5000, 'x')).size(), 303u);
+}
+
+TEST(Presentable, LeavesTheKeyOut) {
+  EXPECT_EQ(presentable("no: sk-1, sk-1!", "sk-1"), "no: <key>, <key>!");
+  EXPECT_EQ(presentable("no key", "key"), "no <key>");
+  EXPECT_EQ(presentable("no", ""), "no");
+  for (size_t before = 380; before <= 400; ++before) {
+    EXPECT_THAT(presentable(std::string(before, '.') + "sk-314159", "sk-314159"), Not(HasSubstr("sk")));
+  }
+}
+
+TEST(Presentable, IsOneShortLineOfUtf8) {
+  EXPECT_EQ(presentable("too\r\nlong", ""), "too  long");
+  EXPECT_EQ(presentable(std::string(5000, 'x'), ""), std::string(400, 'x') + "...");
+  EXPECT_EQ(presentable("d\xE9j\xE0 vu", ""), "d?j? vu");
+  std::string accents;
+  for (int i = 0; i < 300; ++i) accents += "\xE2\x82\xAC";
+  EXPECT_EQ(core::find_invalid_utf8(presentable(accents, "")), std::string::npos);
 }
 
 }  // namespace

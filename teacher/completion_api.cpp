@@ -232,12 +232,17 @@ void AnswerReader::add(const RemoteToken& token, const std::vector<RemoteToken>&
     if (alternatives.empty()) {
       throw TokenMismatch("the server sent no \"top_logprobs\": it does not offer them, or not for this model");
     }
+    if (!std::isfinite(token.log_probability) || token.log_probability > kMassTolerance) {
+      throw TokenMismatch(fmt::format("the token that was drawn has a log-probability of {}", token.log_probability));
+    }
     answer_.tokens.push_back(mapper_.id_of(token));
     answer_.log_probability += token.log_probability;
 
     std::vector<std::pair<double, int32_t>> sorted;  // minus the log-probability, id
     for (const RemoteToken& other : alternatives) {
-      core::check(other.log_probability <= kMassTolerance, "a log-probability of {}", other.log_probability);
+      if (other.log_probability > kMassTolerance) {
+        throw TokenMismatch(fmt::format("an alternative has a log-probability of {}", other.log_probability));
+      }
       sorted.emplace_back(-other.log_probability, mapper_.id_of(other));
     }
     std::ranges::sort(sorted);

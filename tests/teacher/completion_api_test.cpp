@@ -110,6 +110,27 @@ TEST_F(CompletionApi, RefusesAnswersThatContradictThemselves) {
   refuses({other, end()}, "differs from that of its tokens at byte 0");
 }
 
+TEST_F(CompletionApi, RefusesLogProbabilitiesThatAreNone) {
+  const json b{{"token", "b"}, {"logprob", -0.1}};
+  const auto refuses = [&](const json& chosen, const json& alternative, const char* reason) {
+    AnswerReader reader(mapper_, 2, 10);
+    EXPECT_THAT([&] { reader.read(row(chosen, {alternative}).dump()); }, ThrowsMessage<TokenMismatch>(reason));
+  };
+  refuses({{"token", "b"}, {"logprob", nullptr}}, b,
+          "answer token 0: the token that was drawn has a log-probability of -inf");
+  refuses({{"token", "b"}, {"logprob", 5}}, b, "answer token 0: the token that was drawn has a log-probability of 5");
+  refuses(b, {{"token", "b"}, {"logprob", 5}}, "answer token 0: an alternative has a log-probability of 5");
+  const json never{{"token", "b"}, {"logprob", -1.7e308}};
+  EXPECT_THAT(
+      [&] {
+        read({row(never, {never}), row(never, {never}), end()});
+      },
+      ThrowsMessage<TokenMismatch>(HasSubstr("no probability")));
+  json rounded = b;
+  rounded["logprob"] = 1e-4;
+  EXPECT_THAT(read({row(rounded, {rounded}), end()}).tokens, ElementsAre(2));
+}
+
 TEST_F(CompletionApi, DoesNotCallAnAnswerCompleteBeforeItsEnd) {
   const json b{{"token", "b"}, {"logprob", -0.1}};
   AnswerReader reader(mapper_, 2, 1);

@@ -44,9 +44,9 @@ def distill(*arguments, stdin=b"", stdout=subprocess.PIPE):
     return subprocess.run(command, input=stdin, stdout=stdout, stderr=subprocess.PIPE, timeout=120)
 
 
-def expect(name, words, *arguments, code=(1, 2), **streams):
-    """The program ends with 1 (what it was given is bad) or 2 (how it was called), whichever `code` allows, and with a
-    message on stderr that holds all of `words`."""
+def expect(name, words, *arguments, code=1, **streams):
+    """The program ends with `code`, 1 (what it was given is bad) or 2 (how it was called), and with a message on stderr
+    that holds all of `words`."""
     global cases
     cases += 1
     run = distill(*arguments, **streams)
@@ -54,8 +54,14 @@ def expect(name, words, *arguments, code=(1, 2), **streams):
     if os.environ.get("SHOW"):
         print(f"{name}: {run.returncode}: {message.strip()}")
     missing = [word for word in words if word not in message]
-    if run.returncode not in code or missing:
-        failures.append(f"{name}: exit code {run.returncode}, lacks {missing}: {message.strip()}")
+    if run.returncode != code or missing:
+        failures.append(f"{name}: exit code {run.returncode}, not {code}, lacks {missing}: {message.strip()}")
+
+
+def report():
+    print(f"{cases} cases, {len(failures)} of them answered otherwise than they should")
+    print("\n".join(failures))
+    sys.exit(1 if failures else 0)
 
 
 def write_weights(path, **changes):
@@ -159,29 +165,30 @@ def models(teacher, prompts):
 
 
 def prompt_files(teacher):
-    for name, words, contents in [
-        ("no JSON", ["bad.jsonl:2"], b'{"id": "a", "prompt": "x"}\n{"id": \n'),
-        ("not UTF-8", ["bad.jsonl:1", "UTF-8"], b'{"id": "a", "prompt": "\xff\xfe"}\n'),
-        ("no id", ["bad.jsonl:1", "id"], b'{"prompt": "x"}\n'),
-        ("repeated id", ["bad.jsonl:2", "line 1"], b'{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n'),
-        ("neither prompt nor messages", ["bad.jsonl:1", "prompt", "messages"], b'{"id": "a"}\n'),
-        ("number for a prompt", ["bad.jsonl:1", "prompt"], b'{"id": "a", "prompt": 7}\n'),
-        ("unknown verifier", ["verifier", "numeric"],
+    for code, name, words, contents in [
+        (1, "no JSON", ["bad.jsonl:2"], b'{"id": "a", "prompt": "x"}\n{"id": \n'),
+        (1, "not UTF-8", ["bad.jsonl:1", "UTF-8"], b'{"id": "a", "prompt": "\xff\xfe"}\n'),
+        (2, "no id", ["bad.jsonl:1", "id"], b'{"prompt": "x"}\n'),
+        (1, "repeated id", ["bad.jsonl:2", "line 1"], b'{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n'),
+        (2, "neither prompt nor messages", ["bad.jsonl:1", "prompt", "messages"], b'{"id": "a"}\n'),
+        (2, "number for a prompt", ["bad.jsonl:1", "prompt"], b'{"id": "a", "prompt": 7}\n'),
+        (2, "unknown verifier", ["verifier", "numeric"],
          b'{"id": "a", "prompt": "x", "answer": "1", "verifier": "magic"}\n'),
-        ("empty file", ["bad.jsonl", "no prompts"], b""),
-        ("empty prompt", ["bad.jsonl:1", "empty"], b'{"id": "a", "prompt": ""}\n'),
-        ("too long prompt", ['prompt "a"', "64"], json.dumps({"id": "a", "prompt": "word and " * 99}).encode()),
+        (1, "empty file", ["bad.jsonl", "no prompts"], b""),
+        (2, "empty prompt", ["bad.jsonl:1", "empty"], b'{"id": "a", "prompt": ""}\n'),
+        (1, "too long prompt", ['prompt "a"', "64"], json.dumps({"id": "a", "prompt": "word and " * 99}).encode()),
     ]:  # fmt: skip
         pathlib.Path("bad.jsonl").write_bytes(contents)
-        expect(name, words, "generate", "--teacher", teacher, "--prompts", "bad.jsonl", "--out", f"out {name}")
+        expect(name, words, "generate", "--teacher", teacher, "--prompts", "bad.jsonl", "--out", f"out {name}",
+               code=code)  # fmt: skip
     generate = ["generate", "--prompts", "prompts.jsonl", "--out", "out-h", "--teacher"]
     for layers in ("2", "-1", "first", "0,"):
         expect("unknown layer", ["hidden states", "0 (the embedding) to 1, or last"], *generate, teacher,
-               f"--hidden-states={layers}", code=(2,))  # fmt: skip
-    expect("layer twice", ["layer 1 is named twice"], *generate, teacher, "--hidden-states", "1,last", code=(2,))
-    expect("type of no hidden states", ["--hidden-states"], *generate, teacher, "--hidden-dtype", "fp8", code=(2,))
+               f"--hidden-states={layers}", code=2)  # fmt: skip
+    expect("layer twice", ["layer 1 is named twice"], *generate, teacher, "--hidden-states", "1,last", code=2)
+    expect("type of no hidden states", ["--hidden-states"], *generate, teacher, "--hidden-dtype", "fp8", code=2)
     expect("hidden states of a server", ["--hidden-states", "remote teacher"], *generate, "http://127.0.0.1:1",
-           "--tokenizer", teacher, "--hidden-states", "last", code=(2,))  # fmt: skip
+           "--tokenizer", teacher, "--hidden-states", "last", code=2)  # fmt: skip
     expect("no prompts", ["nowhere.jsonl"], "generate", "--teacher", teacher, "--prompts", "nowhere.jsonl", "--out",
            "out-p")  # fmt: skip
     for name, words, line in [("text", [":1", "array"], b'"text"\n'), ("id", [":1", "605"], b"[1, 605]\n"),
@@ -213,7 +220,7 @@ def shards(teacher):
         for command in (["shards", "stats"], ["shards", "list"], ["shards", "verify"], ["inspect"],
                         ["train", "--student", "student.json", "--out", "run-x", "--steps", "1", "--data"],
                         ["eval", "--model", teacher, "--data"]):  # fmt: skip
-            expect(f"{traces} in {command[0]}", ["shard-99999.h5", "holds no documents"], *command, traces, code=(1,))
+            expect(f"{traces} in {command[0]}", ["shard-99999.h5", "holds no documents"], *command, traces, code=1)
     distill("generate", "--teacher", teacher, "--prompts", "prompts.jsonl", "--out", "traces-other", "--targets",
             "topk:3", "--max-new-tokens", "4")  # fmt: skip
     mixed = copy("traces", "traces-mixed")
@@ -264,7 +271,7 @@ def mismatches(teacher):
     expect("traces of another teacher", ["traces"], "generate", "--teacher", other, "--prompts", "prompts.jsonl",
            "--out", "traces")  # fmt: skip
     expect("a budget for tokens that are not there", ["<think>"], "chat", "--model", other, "--chat-template",
-           "chatml", "--thinking-budget", "5", code=(2,))  # fmt: skip
+           "chatml", "--thinking-budget", "5", code=2)  # fmt: skip
     expect("teacher of another tokenizer", ["tokenizer"], *train, "student.json", "--teacher", other)
     bigger = write_model(pathlib.Path("bigger vocabulary"), {"vocab_size": VOCAB - 5})
     expect("config against weights", ["model.embed_tokens.weight", "605", "600"], "export", "--model", bigger, "--out",
@@ -276,7 +283,7 @@ def mismatches(teacher):
     expect("bad recipe", ["bad.yaml", "line"], *train, "student.json", "--recipe", "bad.yaml")
     pathlib.Path("typo.yaml").write_text("learning_rat: 1\n")
     expect("misspelt recipe", ["typo.yaml", "learning_rat", "optimizer"], *train, "student.json", "--recipe",
-           "typo.yaml")  # fmt: skip
+           "typo.yaml", code=2)  # fmt: skip
     for name, recipe, words in [
         ("misspelt divergence", {"objective": {"divergence": "reverse"}}, ["objective.divergence", "reverse_kl"]),
         ("unsound objective", {"objective": {"divergence": "reverse_kl"}}, ["unsound", "threshold", "--online"]),
@@ -290,27 +297,27 @@ def mismatches(teacher):
         ("nothing to train", {"optimizer": {"groups": [{"pattern": "*", "frozen": True}]}}, ["frozen"]),
     ]:
         pathlib.Path("objective.json").write_text(json.dumps(recipe))
-        expect(name, words, *train, "student.json", "--recipe", "objective.json", code=(2,))
+        expect(name, words, *train, "student.json", "--recipe", "objective.json", code=2)
     expect("online teacher of another tokenizer", ["other tokenizer"], *train, "student.json", "--online", other)
     expect("weights for too few teachers", ["--online-weights"], *train, "student.json", "--online", teacher,
-           "--online-weights", "1", "2", code=(2,))  # fmt: skip
+           "--online-weights", "1", "2", code=2)  # fmt: skip
     expect("no online teacher", ["nowhere"], *train, "student.json", "--online", "nowhere")
 
 
 def outputs(teacher):
     export = ["export", "--model", teacher, "--out"]
     distill(*export, "out-twice")
-    expect("existing output", ["out-twice", "--overwrite"], *export, "out-twice")
+    expect("existing output", ["out-twice", "--overwrite"], *export, "out-twice", code=2)
     pathlib.Path("file").write_text("a file")
     pathlib.Path("mine").mkdir()
     pathlib.Path("mine/thesis.txt").write_text("not a model")
-    expect("somebody's folder", ["mine"], *export, "mine", "--overwrite")
+    expect("somebody's folder", ["mine"], *export, "mine", "--overwrite", code=2)
     if not pathlib.Path("mine/thesis.txt").exists():
         failures.append("export deleted what was not its own")
     expect("a file for traces", ["file"], "generate", "--teacher", teacher, "--prompts", "prompts.jsonl", "--out",
            "file")  # fmt: skip
     expect("a file for a run", ["file"], "train", "--data", "traces", "--student", "student.json", "--out", "file")
-    expect("a file for a model", ["file"], *export, "file")
+    expect("a file for a model", ["file"], *export, "file", code=2)
     run = ["train", "--data", "traces", "--student", "student.json", "--out", "run", "--steps", "2", "--seed"]
     distill(*run, "1")
     expect("a run of another seed", ["run", "seed"], *run, "2")
@@ -350,19 +357,19 @@ def full_disk(teacher):
 
 
 def usage(teacher):
-    expect("no command", ["subcommand"], code=(2,))
-    expect("unknown command", ["destil"], "destil", code=(2,))
-    expect("unknown option", ["--promts"], "generate", "--promts", "x", code=(2,))
+    expect("no command", ["subcommand"], code=2)
+    expect("unknown command", ["destil"], "destil", code=2)
+    expect("unknown option", ["--promts"], "generate", "--promts", "x", code=2)
     expect("no such number", ["--steps", "0", "from 1"], "train", "--data", "traces", "--student", "s", "--out", "r",
-           "--steps", "0", code=(2,))
+           "--steps", "0", code=2)
     for option, value in [("--targets", "topk:0"), ("--targets", "many"), ("--temperature", "-1"), ("--top-p", "2"),
                           ("--samples", "0"), ("--dtype", "int4"), ("--chat-template", "nobody")]:  # fmt: skip
         expect(f"{option} {value}", [option.lstrip("-")], "generate", "--teacher", teacher, "--prompts",
-               "prompts.jsonl", "--out", "out-u", option, value, code=(2,))  # fmt: skip
+               "prompts.jsonl", "--out", "out-u", option, value, code=2)  # fmt: skip
     generate = ["generate", "--teacher", teacher, "--prompts", "prompts.jsonl", "--out", "out-u"]
     expect("FP8 latents of a model without them", ["latent attention", "llama"], *generate, "--cache-dtype", "fp8",
-           code=(2,))  # fmt: skip
-    expect("drafts without a prediction module", ["draft"], *generate, "--draft-tokens", "2", code=(2,))
+           code=2)  # fmt: skip
+    expect("drafts without a prediction module", ["draft"], *generate, "--draft-tokens", "2", code=2)
 
 
 def help_of_every_command(*command):
@@ -400,9 +407,7 @@ def main():
         help_of_every_command()
     finally:
         shutil.rmtree(os.getcwd())
-    print(f"{cases} cases, {len(failures)} of them answered otherwise than they should")
-    print("\n".join(failures))
-    sys.exit(1 if failures else 0)
+    report()
 
 
 if __name__ == "__main__":

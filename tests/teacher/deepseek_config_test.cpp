@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <typeinfo>
 
 #include "core/error.h"
 
@@ -144,6 +145,7 @@ TEST_P(DeepseekConfigKeys, AreNamedWhenTheirValuesMakeNoSense) {
     parse_deepseek_config(config, "some/config.json");
     FAIL() << GetParam().key << " " << GetParam().value;
   } catch (const core::Error& error) {
+    EXPECT_EQ(typeid(error), typeid(core::Error)) << "the file is at fault, not how the program was called";
     EXPECT_THAT(error.what(),
                 testing::AllOf(testing::HasSubstr("some/config.json"), testing::HasSubstr(GetParam().key)));
   }

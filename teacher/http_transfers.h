@@ -35,7 +35,7 @@ class HttpTransfers {
   HttpTransfers(const HttpTransfers&) = delete;
   HttpTransfers& operator=(const HttpTransfers&) = delete;
 
-  // Called with pieces of a 200 answer. What it throws ends the transfer and leaves poll().
+  // Called with pieces of a 200 answer. What it throws ends the transfer, which poll() then reports.
   using OnData = std::function<void(std::string_view piece)>;
 
   // Begins a GET, or a POST of a JSON text.

@@ -3,8 +3,8 @@
 dialects of llama.cpp, vLLM and OpenAI, and that misbehaves.
 
 - the traces equal the local ones: tokens, most probable ids, their weights (|difference| <= 4e-3), the mass of the rest;
-- after 429 with Retry-After, 500, answers cut or reset, wrong JSON, an HTML page and a server that hangs, likewise, and
-  no request comes before Retry-After is over;
+- after 429 with Retry-After, 500, answers cut or reset, wrong or deeply nested JSON, an HTML page and a server that
+  hangs, likewise, and no request comes before Retry-After is over;
 - a run that ended early, by a signal or because the server stayed away, asks only for what is missing;
 - answers that do not fit the tokenizer are refused, naming prompt and token; 401 and useless requests end the run;
 - the key is in the requests and nowhere else: not on the terminal, not in the traces, though the server repeats it.
@@ -206,6 +206,8 @@ class Server:
             events = events[:-2]
         if fault == "json":
             events[1] = '{"' + "." * 100 + KEY
+        if fault == "deep":
+            events[1] = '{"choices": [{"logprobs": {"content": [{"token": ' + "[" * 300000 + "]" * 300000 + "}]}}]}"
         if fault == "error-event":
             events[1:] = [json.dumps({"error": {"code": 500, "message": f"slot lost {KEY}"}})]
         handler.stream(events, cut=fault == "cut")
@@ -348,10 +350,12 @@ def main():
         print(f"chat: {len(chat)} traces equal")
     write_prompts(PROMPTS)
 
-    faults = ["429", "500", "cut", "json", "reset", "html", "no-end", "error-event", "hang", "429", "500"]
+    faults = ["429", "500", "cut", "json", "deep", "reset", "html", "no-end", "error-event", "hang", "429",
+              "500"]  # fmt: skip
     with Server(oracle, faults=faults) as server:
         result = run(server, fresh("faults"), "--batch", 4, "--stall-timeout", 1,
-                     says=["the server answered 429: slow down", "out of order, <key>", "slot lost <key>"])  # fmt: skip
+                     says=["the server answered 429: slow down", "out of order, <key>", "slot lost <key>",
+                           "nested deeper than 64 levels"])  # fmt: skip
         compare("faults", local)
         check(not server.faults, f"not committed: {server.faults}")
         retries = result.stderr.count("trying again")

@@ -129,10 +129,13 @@ at::Tensor RotaryScaling::inverse_frequencies(int64_t dim) const {
   core::fail("unknown kind of rotary scaling");
 }
 
+core::ConfigReader rotary_section(core::ConfigReader& config) {
+  const auto older = config.find<nlohmann::json>("rope_scaling");
+  return config.section(older && !older->empty() ? "rope_scaling" : "rope_parameters");
+}
+
 RotaryScaling parse_rotary_scaling(core::ConfigReader& config, int64_t max_positions) {
-  // Where both dialects are present transformers takes the older one.
-  core::ConfigReader section = config.section("rope_scaling");
-  if (!section.contains("rope_type") && !section.contains("type")) section = config.section("rope_parameters");
+  core::ConfigReader section = rotary_section(config);
   refuse_unsupported(config);
   refuse_unsupported(section);
   RotaryScaling scaling{.kind = parse_kind(section)};

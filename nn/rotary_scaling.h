@@ -33,6 +33,10 @@ struct RotaryScaling {
   at::Tensor inverse_frequencies(int64_t dim) const;
 };
 
+// Where a config.json describes its rotary embedding: "rope_scaling" if that says anything, as in transformers, else
+// "rope_parameters".
+core::ConfigReader rotary_section(core::ConfigReader& config);
+
 // From a Hugging Face config.json in either dialect: "rope_theta" with "rope_scaling", or transformers 5's
 // "rope_parameters". Throws UsageError naming the key, also for kinds not named above ("dynamic", "longrope", ...).
 RotaryScaling parse_rotary_scaling(core::ConfigReader& config, int64_t max_positions);

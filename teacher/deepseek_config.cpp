@@ -79,7 +79,7 @@ bool parse_quantisation(ConfigReader& config) {
 double softmax_scale(ConfigReader& config, const nn::RotaryScaling& rotary, int64_t query_dim) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(query_dim));
   if (rotary.kind == nn::RotaryKind::kDefault || rotary.factor <= 1) return scale;
-  ConfigReader section = config.section(config.contains("rope_parameters") ? "rope_parameters" : "rope_scaling");
+  ConfigReader section = nn::rotary_section(config);
   const double mscale = section.get<double>("mscale_all_dim", 0);
   if (!(std::abs(mscale) <= 1e3)) section.reject("mscale_all_dim", fmt::format("{} is not a sensible value", mscale));
   const double attention = mscale == 0 ? 1 : 0.1 * mscale * std::log(rotary.factor) + 1;

@@ -93,6 +93,16 @@ TEST(DeepseekConfig, ReadsBothDialectsAlike) {
   EXPECT_EQ(a.rotary.kind, b.rotary.kind);
   EXPECT_EQ(a.moe.correction_bias, b.moe.correction_bias);
   EXPECT_EQ(a.moe.router.scoring, b.moe.router.scoring);
+  // Where both are there, the older one counts unless it is empty.
+  for (const json& other : {json(nullptr), json{{"rope_type", "default"}, {"rope_theta", 10000.0}}}) {
+    json both = v3();
+    both["rope_parameters"] = other;
+    EXPECT_EQ(parse_deepseek_config(both).attention.softmax_scale, a.attention.softmax_scale) << other;
+  }
+  for (const json& other : {json(nullptr), json::object()}) {
+    newer["rope_scaling"] = other;
+    EXPECT_EQ(parse_deepseek_config(newer).attention.softmax_scale, a.attention.softmax_scale) << other;
+  }
 }
 
 TEST(DeepseekConfig, ReadsThoseBuiltAlike) {

@@ -32,10 +32,10 @@ constexpr std::array<Family, 3> kFamilies{{
     {.model_type = "kimi_k2", .scoring = "sigmoid", .topk_method = "noaux_tc", .normalise = true},
 }};
 
+// Beyond these a size is damage, not design. Products of sizes within them don't overflow.
 constexpr int64_t kMostExperts = 1 << 14;
 constexpr int64_t kMostLayers = 1 << 12;
 constexpr int64_t kLargestWidth = 1 << 20;
-constexpr int64_t kLargestMatrix = int64_t{1} << 36;  // entries; beyond it a size is damage, not design
 
 const Family* find_family(std::string_view model_type) {
   const auto* const it = std::ranges::find(kFamilies, model_type, &Family::model_type);
@@ -159,22 +159,6 @@ MoeConfig parse_experts(ConfigReader& config, const Family& family) {
   return moe;
 }
 
-// No product of two sizes below may overflow or ask for more than any machine has.
-void check_matrices(ConfigReader& config, const DeepseekConfig& model) {
-  const MlaConfig& attention = model.attention;
-  const auto check = [&](std::string_view key, int64_t rows, int64_t columns) {
-    if (rows > kLargestMatrix / columns) {
-      config.reject(key, fmt::format("a matrix of {} x {} is not a sensible size", rows, columns));
-    }
-  };
-  check("vocab_size", model.vocab_size, model.hidden_size);
-  check("num_attention_heads", attention.num_heads * (attention.query_dim() + attention.nope_dim + attention.value_dim),
-        std::max({model.hidden_size, attention.query_rank, attention.latent_rank}));
-  check("n_shared_experts",
-        std::max<int64_t>(1, model.moe.shared_experts) * std::max<int64_t>(1, model.moe.intermediate_size),
-        model.hidden_size);
-}
-
 DeepseekConfig parse(ConfigReader& config) {
   DeepseekConfig model;
   model.model_type = config.require<std::string>("model_type");
@@ -198,7 +182,6 @@ DeepseekConfig parse(ConfigReader& config) {
   model.rotary = nn::parse_rotary_scaling(config, model.max_positions);
   model.attention = parse_attention(config, model.rotary);
   model.moe = parse_experts(config, *family);
-  check_matrices(config, model);
   return model;
 }
 

@@ -133,6 +133,7 @@ std::vector<DeepseekTensor> deepseek_tensors(const DeepseekConfig& config, int64
 DeepseekWeights::DeepseekWeights(const DeepseekConfig& config, std::shared_ptr<const data::WeightSource> source)
     : source_(std::move(source)) {
   find_mtp_layers(config);
+  check_number_of_experts(config);
   const std::vector<DeepseekTensor> tensors = deepseek_tensors(config, mtp_layers_);
   std::set<std::string> expected;
   for (const DeepseekTensor& tensor : tensors) {
@@ -160,6 +161,20 @@ void DeepseekWeights::find_mtp_layers(const DeepseekConfig& config) {
   if (config.mtp_layers > 0) {
     core::log::info("{}: the checkpoint comes without its multi-token-prediction modules", source_->location());
   }
+}
+
+// Before their names are listed: damaged sizes would ask for more of them than fit into memory.
+void DeepseekWeights::check_number_of_experts(const DeepseekConfig& config) const {
+  constexpr int64_t kMatrices = 3;  // of an expert
+  int64_t layers = 0;
+  for (int64_t layer = 0; layer < config.num_layers + mtp_layers_; ++layer) layers += config.has_experts(layer) ? 1 : 0;
+  const int64_t matrices = layers * config.moe.routed_experts * kMatrices;
+  const auto found = static_cast<int64_t>(source_->tensors().size());
+  core::check(
+      found >= matrices,
+      "{}: the checkpoint has {} tensors; num_hidden_layers, {}, and n_routed_experts, {}, ask for {} matrices of "
+      "experts alone",
+      source_->location(), found, config.num_layers, config.moe.routed_experts, matrices);
 }
 
 void DeepseekWeights::check_tensor(const DeepseekConfig& config, const DeepseekTensor& tensor,

@@ -62,6 +62,7 @@ class DeepseekWeights {
   void find_mtp_layers(const DeepseekConfig& config);
   void check_tensor(const DeepseekConfig& config, const DeepseekTensor& tensor, std::set<std::string>& expected) const;
   [[noreturn]] void fail_missing(const DeepseekConfig& config, const std::vector<DeepseekTensor>& tensors) const;
+  void check_number_of_experts(const DeepseekConfig& config) const;
 
   std::shared_ptr<const data::WeightSource> source_;
   int64_t mtp_layers_ = 0;

@@ -57,6 +57,15 @@ TEST_F(DeepseekCheckpoint, WithoutSomeExpertsCountsThem) {
                                       testing::HasSubstr("and 1 more")));
 }
 
+TEST_F(DeepseekCheckpoint, WithFewerTensorsThanItsConfigHasExpertsIsRefusedByTheirNumbers) {
+  json_["num_hidden_layers"] = 4096;
+  json_["n_routed_experts"] = 16384;
+  EXPECT_THAT(error_after([](Tensors&) {}),
+              testing::AllOf(testing::HasSubstr(fmt::format("{} tensors", tensors_.size())),
+                             testing::HasSubstr(fmt::format("{}", int64_t{4095} * 16384 * 3)),
+                             testing::HasSubstr("num_hidden_layers"), testing::HasSubstr("n_routed_experts")));
+}
+
 TEST_F(DeepseekCheckpoint, WithATensorThatHasNoPlaceIsRefused) {
   EXPECT_THAT(
       error_after([](Tensors& tensors) { tensors["model.layers.1.mlp.experts.8.up_proj.weight"] = at::ones({1}); }),

@@ -127,13 +127,13 @@ void parse_scoring(ConfigReader& config, const Family& family, MoeConfig& moe) {
   moe.correction_bias = method == "noaux_tc";
   moe.router.group_scoring = method == "noaux_tc" ? GroupScoring::kTwoLargest : GroupScoring::kMaximum;
   if (!grouped) return;
-  moe.router.groups = in_range(config, "n_group", config.get<int64_t>("n_group", 1), 1, moe.routed_experts);
+  moe.router.groups = in_range(config, "n_group", config.require<int64_t>("n_group"), 1, moe.routed_experts);
   if (moe.routed_experts % moe.router.groups != 0) {
     config.reject("n_group",
                   fmt::format("{} does not divide n_routed_experts, {}", moe.router.groups, moe.routed_experts));
   }
   moe.router.groups_per_token =
-      in_range(config, "topk_group", config.get<int64_t>("topk_group", moe.router.groups), 1, moe.router.groups);
+      in_range(config, "topk_group", config.require<int64_t>("topk_group"), 1, moe.router.groups);
 }
 
 MoeConfig parse_experts(ConfigReader& config, const Family& family) {
@@ -145,14 +145,14 @@ MoeConfig parse_experts(ConfigReader& config, const Family& family) {
       in_range(config, "n_shared_experts", config.get<int64_t>("n_shared_experts", 0), 0, kMostExperts);
   moe.intermediate_size = require_size(config, "moe_intermediate_size");
   moe.first_layer =
-      in_range(config, "first_k_dense_replace", config.get<int64_t>("first_k_dense_replace", 0), 0, kMostLayers);
+      in_range(config, "first_k_dense_replace", config.require<int64_t>("first_k_dense_replace"), 0, kMostLayers);
   moe.layer_interval = in_range(config, "moe_layer_freq", config.get<int64_t>("moe_layer_freq", 1), 1, kMostLayers);
   parse_scoring(config, family, moe);
   const int64_t choice = moe.routed_experts / moe.router.groups * moe.router.groups_per_token;
   moe.router.experts_per_token =
       in_range(config, "num_experts_per_tok", config.require<int64_t>("num_experts_per_tok"), 1, choice);
   moe.router.normalise = config.get<bool>("norm_topk_prob", family.normalise);
-  moe.router.scaling = config.get<double>("routed_scaling_factor", 1.0);
+  moe.router.scaling = config.require<double>("routed_scaling_factor");
   if (!(moe.router.scaling > 0 && moe.router.scaling <= 1e6)) {
     config.reject("routed_scaling_factor", fmt::format("{} is not a sensible value", moe.router.scaling));
   }

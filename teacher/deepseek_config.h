@@ -64,9 +64,10 @@ struct DeepseekConfig {
 // True if parse_deepseek_config knows this "model_type".
 bool is_deepseek_model_type(const std::string& model_type);
 
-// Keys that are missing take the defaults of transformers. Throws Error "<location>: <key>: ..." for what is missing
-// without a default, of the wrong type or absurd, and for settings this code lacks (another activation, scoring
-// function, top-k method or quantisation, ...).
+// Keys that are missing take defaults where DeepSeek's code and transformers agree on one, in the family at hand; a
+// missing n_routed_experts, n_shared_experts or q_lora_rank means that there are none. Throws Error
+// "<location>: <key>: ..." for what is missing without a default, of the wrong type or absurd, and for settings this
+// code lacks (another activation, scoring function, top-k method or quantisation, ...).
 DeepseekConfig parse_deepseek_config(const nlohmann::json& config, const std::string& location = "config.json");
 
 }  // namespace distill::teacher

@@ -138,6 +138,20 @@ TEST(DeepseekConfig, HasExpertsInEveryNthLayerFromTheFirst) {
   EXPECT_FALSE(parse_deepseek_config(config).has_experts(4));
 }
 
+TEST(DeepseekConfig, LacksNoKeyWhoseDefaultDiffersBetweenFamilies) {
+  for (const std::string key : {"routed_scaling_factor", "n_group", "topk_group", "first_k_dense_replace"}) {
+    json config = v3();
+    config.erase(key);
+    EXPECT_THAT([&] { parse_deepseek_config(config); },
+                testing::ThrowsMessage<core::Error>(testing::HasSubstr(key + ": is missing")))
+        << key;
+  }
+  json greedy = v2_lite();  // has no groups
+  greedy.erase("n_group");
+  greedy["topk_group"] = nullptr;
+  EXPECT_EQ(parse_deepseek_config(greedy).moe.router.groups, 1);
+}
+
 struct BadValue {
   std::string key;
   json value;

@@ -33,8 +33,8 @@ class SpeculativeGeneration : public testing::Test {
     tensors["model.layers.3.shared_head.head.weight"] = tensors[std::string(kHeadName)];
     tensors["model.layers.3.shared_head.norm.weight"] = tensors[std::string(kFinalNormName)];
     tensors["model.layers.3.enorm.weight"] = at::ones({72});
-    tensors["model.layers.3.eh_proj.weight"] =
-        at::cat({2 * at::eye(72), 0.02 * at::ones({72, 72})}, 1).to(compute).contiguous();
+    const at::Tensor of_hidden = tensors["model.layers.3.eh_proj.weight"].narrow(1, 72, 72);
+    tensors["model.layers.3.eh_proj.weight"] = at::cat({2 * at::eye(72), 0.15 * of_hidden}, 1).to(compute).contiguous();
     if (!with_module) std::erase_if(tensors, [](const auto& e) { return e.first.starts_with("model.layers.3."); });
     return std::make_unique<DeepseekModel>(config, std::make_shared<MemoryWeights>(tensors),
                                            nn::ModelOptions{.compute = compute});
@@ -85,6 +85,38 @@ TEST_F(SpeculativeGeneration, GivesTheGreedyAnswersTokenForToken) {
       }
     }
   }
+}
+
+// That drafts hang on the right tokens, hidden states and cache entries shows only in how many are accepted.
+TEST_F(SpeculativeGeneration, DraftsWhatTheModuleSaysOfWholeAnswers) {
+  const auto model = this->model(at::kFloat);
+  const auto requests = this->requests({.sampling = {.temperature = 0}, .max_new_tokens = 60});
+  nn::EngineStatistics statistics;
+  const Answers answers =
+      answer(*model, requests, {.max_sequences = 3, .block_size = 4, .draft_tokens = 1}, &statistics);
+  nn::DraftCount expected;
+  for (const auto& request : requests) {
+    std::vector<int32_t> tokens = request.prompt;
+    const auto& drawn = answers.at({request.id, 0});
+    tokens.insert(tokens.end(), drawn.begin(), drawn.end());
+    const std::vector<int32_t> next(tokens.begin() + 1, tokens.end());
+    const at::Tensor hidden = model->forward(nn::PackedBatch::from_sequences({tokens}));
+    const at::Tensor states = model->mtp_forward(0, nn::PackedBatch::from_sequences({next}),
+                                                 hidden.narrow(0, 0, hidden.size(0) - 1), nullptr, nullptr);
+    const at::Tensor drafts = model->mtp_logits(0, states).argmax(1);
+    // A pass begins behind `known` tokens. It checks a draft if it may draw two.
+    size_t known = request.prompt.size() + 1;
+    while (known + 1 < tokens.size()) {
+      const bool right = drafts[static_cast<int64_t>(known) - 2].item<int64_t>() == tokens[known];
+      ++expected.checked;
+      if (right) ++expected.accepted;
+      known += right ? 2 : 1;
+    }
+  }
+  EXPECT_EQ(statistics.drafts[0].checked, expected.checked);
+  EXPECT_EQ(statistics.drafts[0].accepted, expected.accepted);
+  EXPECT_GT(expected.accepted, expected.checked / 5);
+  EXPECT_LT(expected.accepted, expected.checked);
 }
 
 TEST_F(SpeculativeGeneration, DrawsTheSameTokensAsPlainSamplingInAnyBatch) {

@@ -166,6 +166,27 @@ TEST_F(DeepseekModelTest, RunsNoTokens) {
   EXPECT_EQ(model->logits(hidden).sizes(), at::IntArrayRef({0, 61}));
 }
 
+TEST_F(DeepseekModelTest, ReadsEmbeddingAndHeadInFp8) {
+  nlohmann::json json = tiny_config();
+  json.update({{"vocab_size", 300}, {"hidden_size", 150}});  // several blocks of scales, ragged ones
+  auto tensors = random_tensors(parse_deepseek_config(json));
+  json["quantization_config"] = {{"quant_method", "fp8"}};
+  auto dequantised = tensors;
+  for (const auto name : {kEmbeddingName, kHeadName}) {
+    const std::string key(name);
+    const auto rows = at::arange(1, 301, at::kFloat).unsqueeze(1);  // so that the scales differ
+    const kernels::StoredWeight weight = kernels::quantise_fp8(tensors.at(key) * rows);
+    tensors[key] = weight.values;
+    tensors[key + "_scale_inv"] = weight.scales;
+    dequantised[key] = kernels::dequantise(weight);
+  }
+  const auto logits = [&](const std::map<std::string, at::Tensor>& weights) {
+    DeepseekModel model(parse_deepseek_config(json), std::make_shared<MemoryWeights>(weights), {.compute = at::kFloat});
+    return model.logits(model.forward(nn::PackedBatch::from_sequences({{0, 127, 128, 255, 256, 299}})));
+  };
+  EXPECT_TRUE(at::allclose(logits(tensors), logits(dequantised), 1e-5, 1e-3));
+}
+
 TEST_F(DeepseekModelTest, RefusesTokensItDoesNotKnow) {
   EXPECT_THROW(model(at::kFloat)->forward(nn::PackedBatch::from_sequences({{61}})), c10::Error);
 }

@@ -1,10 +1,11 @@
 // Directories of safetensors shards with a model.safetensors.index.json: {"weight_map": {tensor: shard file}}.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "core/log.h"
 #include "core/text_file.h"
 #include "data/safetensors.h"
 
@@ -37,12 +38,14 @@ class SafetensorsShards final : public WeightSource {
   }
 
  private:
+  using Files = std::map<std::string, std::shared_ptr<const SafetensorsFile>>;
+
   const SafetensorsFile& shard_of(const TensorInfo& tensor) const { return *shards_.at(&tensor - tensors_.data()); }
 
   void read(const nlohmann::json& index) {
     core::check(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(),
                 "it has no \"weight_map\" object");
-    std::map<std::string, std::shared_ptr<const SafetensorsFile>> files;
+    Files files;
     for (const auto& [name, value] : index["weight_map"].items()) {
       core::check(value.is_string(), "the shard of tensor '{}' is not a file name", name);
       const auto file = value.get<std::string>();
@@ -56,12 +59,23 @@ class SafetensorsShards final : public WeightSource {
       tensors_.push_back(*info);
       shards_.push_back(shard);
     }
-    size_t stored = 0;
-    for (const auto& [file, shard] : files) stored += shard->tensors().size();
-    if (stored > tensors_.size()) {
-      core::log::warn("{}: the shards have {} tensors that the index does not list; they are ignored", index_.string(),
-                      stored - tensors_.size());
+    refuse_unlisted(index["weight_map"], files);
+  }
+
+  static void refuse_unlisted(const nlohmann::json& places, const Files& files) {
+    constexpr size_t kMostNames = 3;
+    std::vector<std::string> unlisted;
+    for (const auto& [file, shard] : files) {
+      for (const TensorInfo& tensor : shard->tensors()) {
+        const auto place = places.find(tensor.name);
+        if (place == places.end() || *place != file) unlisted.push_back(fmt::format("'{}' in {}", tensor.name, file));
+      }
     }
+    const size_t more = unlisted.size() - std::min(unlisted.size(), kMostNames);
+    unlisted.resize(unlisted.size() - more);
+    core::check(unlisted.empty(),
+                "the shards hold tensors that the index does not list: {}{}; it is damaged or of other files",
+                fmt::join(unlisted, ", "), more > 0 ? fmt::format(" and {} more", more) : "");
   }
 
   fs::path index_;

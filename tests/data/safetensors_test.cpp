@@ -15,7 +15,9 @@
 namespace distill::data {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 std::string with_length(const std::string& header, const std::string& data) {
   const uint64_t length = header.size();
@@ -222,6 +224,15 @@ TEST_F(Safetensors, IndexErrorsNameTensorAndShard) {
   EXPECT_THAT(error_of_index(R"({"weight_map":{"a":"s2.safetensors"}})"), HasSubstr("s2.safetensors"));
   EXPECT_THAT(error_of_index(R"({"weight_map":{"a":1}})"), HasSubstr("not a file name"));
   EXPECT_THAT(error_of_index(R"({})"), HasSubstr("weight_map"));
+
+  NamedTensors forgotten;
+  for (const char* name : {"a", "b", "c", "d", "e"}) forgotten.emplace_back(name, at::zeros({1}));
+  write_safetensors(folder_.path() / "s1.safetensors", forgotten);
+  write_safetensors(folder_.path() / "s2.safetensors", {{"b", at::zeros({1})}});
+  EXPECT_THAT(error_of_index(R"({"weight_map":{"a":"s1.safetensors","b":"s2.safetensors","d":"s1.safetensors"}})"),
+              AllOf(HasSubstr("'b' in s1.safetensors"), HasSubstr("'c' in s1.safetensors"),
+                    HasSubstr("'e' in s1.safetensors"), Not(HasSubstr("'a'")), Not(HasSubstr("'d'"))));
+  EXPECT_THAT(error_of_index(R"({"weight_map":{"a":"s1.safetensors"}})"), HasSubstr("and 1 more"));
 }
 
 TEST_F(Safetensors, AWriterLeavesNothingUnlessEveryDeclaredTensorCame) {

@@ -1,3 +1,5 @@
+#include <c10/util/Exception.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -86,6 +88,9 @@ int main(int argc, char** argv) {
   } catch (const distill::core::Interrupted& error) {
     std::fprintf(stderr, "distill: %s\n", error.what());
     return kSignal + distill::core::interrupt_signal();
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "distill: %s\n", error.what_without_backtrace());
+    return kFailure;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "distill: %s\n", error.what());
     return kFailure;

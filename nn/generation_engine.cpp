@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <unordered_map>
@@ -92,6 +93,16 @@ class GenerationEngine::Run {
   };
 
   StepBatch assemble(const StepPlan& plan, size_t shift) const;
+  // What `body` computes of this plan; its errors name the plan's prompts.
+  template <typename Body>
+  at::Tensor compute(const StepPlan& plan, Body&& body) const {
+    try {
+      return std::forward<Body>(body)();
+    } catch (...) {
+      core::rethrow_with_context(prompts_of(plan));
+    }
+  }
+  std::string prompts_of(const StepPlan& plan) const;
   void append_drafts(const StepPlan& plan);
   std::vector<Drawing> take_drafts_back(const StepPlan& plan);
   std::vector<bool> draw_and_check(const std::vector<Drawing>& drawings, const at::Tensor& logits,
@@ -222,13 +233,23 @@ StepBatch GenerationEngine::Run::assemble(const StepPlan& plan, size_t shift) co
   });
 }
 
+std::string GenerationEngine::Run::prompts_of(const StepPlan& plan) const {
+  std::vector<std::string> ids;
+  for (const StepItem& item : plan.items) {
+    std::string id = fmt::format("\"{}\"", answers_.at(item.sequence->id).request->id);
+    if (std::ranges::find(ids, id) == ids.end()) ids.push_back(std::move(id));
+  }
+  return fmt::format("{} {}", ids.size() == 1 ? "prompt" : "one of the prompts", fmt::join(ids, ", "));
+}
+
 void GenerationEngine::Run::step() {
   const StepPlan plan = scheduler_.plan();
   for (const BlockCopy& copy : plan.copies) engine_.cache_->copy_block(copy.from, copy.to);
   append_drafts(plan);
   const StepBatch batch = assemble(plan, 0);
   LayerTap tap{.layers = hooks_.hidden_layers};
-  const at::Tensor hidden = engine_.model_.forward_tapped(batch.tokens, engine_.cache_.get(), &batch.slots, tap);
+  const at::Tensor hidden = compute(
+      plan, [&] { return engine_.model_.forward_tapped(batch.tokens, engine_.cache_.get(), &batch.slots, tap); });
   scheduler_.commit(plan);
   const std::vector<Drawing> drawings = take_drafts_back(plan);
   EngineStatistics& statistics = engine_.statistics_;
@@ -266,8 +287,9 @@ void GenerationEngine::Run::append_drafts(const StepPlan& plan) {
     std::vector<at::Tensor> before;
     for (const Answer* answer : answers) before.push_back(answer->guess_hidden);
     const StepBatch batch = assemble(ahead, 1);
-    const at::Tensor hidden =
-        engine_.drafter_->draft_forward(batch.tokens, at::cat(before), *engine_.cache_, batch.slots);
+    const at::Tensor hidden = compute(ahead, [&] {
+      return engine_.drafter_->draft_forward(batch.tokens, at::cat(before), *engine_.cache_, batch.slots);
+    });
     const std::vector<Draw> draws = draw(engine_.drafter_->draft_logits(hidden).contiguous(), answers);
     for (size_t i = 0; i < answers.size(); ++i) {
       answers[i]->guess = draws[i].token;
@@ -372,7 +394,8 @@ void GenerationEngine::Run::guess(const StepPlan& plan, const std::vector<bool>&
   if (rows.empty()) return;
   if (static_cast<int64_t>(rows.size()) != hidden.size(0)) hidden = hidden.index_select(0, at::tensor(rows, at::kLong));
   const StepBatch batch = assemble(known, 1);
-  hidden = engine_.drafter_->draft_forward(batch.tokens, hidden, *engine_.cache_, batch.slots);
+  hidden = compute(known,
+                   [&] { return engine_.drafter_->draft_forward(batch.tokens, hidden, *engine_.cache_, batch.slots); });
   if (answers.empty()) return;
   hidden = hidden.index_select(0, at::tensor(last_rows, at::kLong));
   const std::vector<Draw> draws = draw(engine_.drafter_->draft_logits(hidden).contiguous(), answers);

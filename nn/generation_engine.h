@@ -93,7 +93,7 @@ class GenerationEngine {
 
   // Takes requests from `source` as there is room for them, until it gives none, and hands over answers as they are
   // completed. Interrupted, it drops unfinished answers. Throws what check() throws, what the callbacks throw, and
-  // Error naming the prompt if the model's logits are not numbers; the engine can be used again.
+  // Error naming the prompt whose logits are not numbers, or all in a step that fails; the engine can be used again.
   Outcome run(const Source& source, const Sink& sink, const EngineHooks& hooks = {});
 
   const EngineStatistics& statistics() const { return statistics_; }

@@ -234,10 +234,14 @@ kernels::StoredWeight DeepseekWeights::matrix(std::string_view name, at::ScalarT
 
 at::Tensor DeepseekWeights::vector(std::string_view name) const {
   const at::Tensor vector = source_->load(name).to(at::kFloat);
-  core::check(vector.isfinite().all().item<bool>(),
+  check_finite(name, vector);
+  return vector;
+}
+
+void DeepseekWeights::check_finite(std::string_view name, const at::Tensor& values) const {
+  core::check(values.to(at::kFloat).isfinite().all().item<bool>(),
               "{}: tensor '{}' has entries that are not finite numbers; the file is damaged", source_->location(),
               name);
-  return vector;
 }
 
 }  // namespace distill::teacher

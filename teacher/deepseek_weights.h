@@ -57,6 +57,8 @@ class DeepseekWeights {
   kernels::StoredWeight matrix(std::string_view name, at::ScalarType compute) const;
   // fp32.
   at::Tensor vector(std::string_view name) const;
+  // Throws Error naming the tensor unless all its values are finite.
+  void check_finite(std::string_view name, const at::Tensor& values) const;
 
  private:
   void find_mtp_layers(const DeepseekConfig& config);

@@ -17,7 +17,9 @@ FeedForward::FeedForward(const DeepseekConfig& config, const DeepseekWeights& we
   };
   if (config.has_experts(layer)) {
     // As stored also where that is fp32: a choice of experts should not hang on a rounding of the router's weights.
-    router_ = weights.matrix(layer_tensor(layer, "mlp.gate.weight"), at::kFloat);
+    const std::string name = layer_tensor(layer, "mlp.gate.weight");
+    router_ = weights.matrix(name, at::kFloat);
+    weights.check_finite(name, router_.values);
     if (config.moe.correction_bias) {
       correction_bias_ = weights.vector(layer_tensor(layer, "mlp.gate.e_score_correction_bias"));
     }

@@ -54,6 +54,8 @@ def expect(name, words, *arguments, code=1, **streams):
     if os.environ.get("SHOW"):
         print(f"{name}: {run.returncode}: {message.strip()}")
     missing = [word for word in words if word not in message]
+    if "Exception raised from" in message:
+        failures.append(f"{name}: the message has a stack trace")
     if run.returncode != code or missing:
         failures.append(f"{name}: exit code {run.returncode}, not {code}, lacks {missing}: {message.strip()}")
 

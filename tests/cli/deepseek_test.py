@@ -27,6 +27,9 @@ CYCLE, MISTAKEN = 5, 2  # tokens 0 to 4 follow each other; after this one the pr
 ANSWER = 41  # tokens
 INDEX = "model.safetensors.index.json"
 EXPERT = "model.layers.1.mlp.experts.0.up_proj.weight"
+ROUTER = "model.layers.1.mlp.gate.weight"
+EMBEDDING = "model.embed_tokens.weight"
+NAN = struct.pack("<f", float("nan"))
 
 
 def matrix(rows, columns, ones):
@@ -153,11 +156,14 @@ def check_drafts(model):
 
 def check_damages(model):
     shard = "model-00002-of-00002.safetensors"
-    nan = "F32", (1, 1), struct.pack("<f", float("nan"))
+    nan = "F32", (1, 1), NAN
     for name, words, changes in [
         ("missing expert", [EXPERT, "missing"], {EXPERT: None}),
         ("missing scale", [EXPERT + "_scale_inv", "missing"], {EXPERT + "_scale_inv": None}),
         ("NaN scale", [EXPERT + "_scale_inv", "not finite"], {EXPERT + "_scale_inv": nan}),
+        ("NaN in the router", [ROUTER, "not finite"],
+         {ROUTER: ("F32", (EXPERTS, HIDDEN), NAN * EXPERTS * HIDDEN)}),
+        ("NaN in embeddings", ["NaN"], {EMBEDDING: ("F32", (VOCAB, HIDDEN), NAN * VOCAB * HIDDEN)}),
         ("scale of nothing", ["model.norm.weight_scale_inv", "no place"], {"model.norm.weight_scale_inv": nan}),
         ("shape of an expert", [EXPERT, "[8, 8]", "[8, 16]"], {EXPERT: ("F8_E4M3", (MOE, 8), bytes(MOE * 8))}),
     ]:
@@ -165,10 +171,14 @@ def check_damages(model):
     for name, words, config in [
         ("unknown scoring", ["config.json", "scoring_func", "tanh"], {"scoring_func": "tanh"}),
         ("unknown routing", ["config.json", "topk_method", "random"], {"topk_method": "random"}),
+        ("sizes", ["num_hidden_layers, 4096", "n_routed_experts, 16384"],
+         {"num_hidden_layers": 4096, "n_routed_experts": 16384}),
         ("other quantisation", ["config.json", "quantization_config.quant_method", "gptq"],
          {"quantization_config": {"quant_method": "gptq"}}),
     ]:  # fmt: skip
         expect_everywhere(name, words, write_model(pathlib.Path(name), config))
+    expect("NaN while generating", ["one of the prompts", '"a"'],
+           *generate(pathlib.Path("NaN in embeddings"), "--out", "out"))  # fmt: skip
     for name, words, damage in [
         ("cut shard", [shard, "truncated"], lambda m: cut(m / shard, -8)),
         ("no shard", [shard], lambda m: (m / shard).unlink()),

@@ -15,6 +15,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::StrEq;
 using testing::ThrowsMessage;
 
 using Key = std::pair<std::string, uint32_t>;
@@ -330,6 +331,28 @@ TEST(GenerationEngine, NamesThePromptWhoseLogitsAreNotNumbers) {
   model.nan_after = 3;
   EXPECT_THAT([&] { generate(model, {request("damaged", 4)}); },
               ThrowsMessage<core::Error>(AllOf(HasSubstr("\"damaged\""), HasSubstr("not numbers"))));
+}
+
+TEST(GenerationEngine, NamesThePromptsOfAStepThatFails) {
+  struct FailingModel : ContextModel {
+    at::Tensor forward_tapped(const PackedBatch& batch, KvCache* cache, const CacheSlots* slots,
+                              LayerTap& tap) override {
+      TORCH_CHECK(steps-- > 0, "a router's logit is NaN");
+      return ContextModel::forward_tapped(batch, cache, slots, tap);
+    }
+    int64_t steps = 0;  // until it fails
+  } model;
+  EXPECT_THAT(
+      [&] {
+        generate(model, {request("a", 4), request("b", 4)});
+      },
+      ThrowsMessage<core::Error>(StrEq("one of the prompts \"a\", \"b\": a router's logit is NaN")));
+  model.steps = 1;  // the second step computes both answers
+  EXPECT_THAT(
+      [&] {
+        generate(model, {request("a", 4, {}, {0, 1})});
+      },
+      ThrowsMessage<core::Error>(StrEq("prompt \"a\": a router's logit is NaN")));
 }
 
 TEST(GenerationEngine, EndsReasoningThatExceedsItsBudget) {

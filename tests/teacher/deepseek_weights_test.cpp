@@ -138,6 +138,20 @@ TEST_F(DeepseekCheckpoint, WithNormsThatAreNotFiniteIsRefused) {
               testing::HasSubstr("model.norm.weight"));
 }
 
+TEST_F(DeepseekCheckpoint, WithARouterThatIsNotFiniteIsRefused) {
+  const Tensors whole = tensors_;
+  for (const float value : {NAN, INFINITY, -INFINITY}) {
+    tensors_ = whole;
+    EXPECT_THAT(error_after([&](Tensors& tensors) {
+                  const at::Tensor damaged = tensors["model.layers.2.mlp.gate.weight"].clone();
+                  damaged[3][5] = value;
+                  tensors["model.layers.2.mlp.gate.weight"] = damaged;
+                }),
+                testing::HasSubstr("model.layers.2.mlp.gate.weight"))
+        << value;
+  }
+}
+
 TEST_F(DeepseekCheckpoint, CannotBeTrained) {
   EXPECT_THROW(DeepseekModel(parse_deepseek_config(json_), std::make_shared<MemoryWeights>(tensors_),
                              {.compute = at::kFloat, .trainable = true}),

@@ -75,6 +75,25 @@ void print_weights(const ordered_json& weights) {
   if (weights.contains("fingerprint")) print_row("fingerprint", shown(weights["fingerprint"]));
 }
 
+void print_cache(const ordered_json& description) {
+  const auto bytes = get(description, "cache_bytes_per_token");
+  if (!bytes.is_number()) return;
+  std::string text = fmt::format("{} per token in bf16", format_bytes(bytes.get<double>()));
+  if (const auto fp8 = get(description, "cache_bytes_per_token_fp8"); fp8.is_number()) {
+    text += fmt::format(", {} in FP8", format_bytes(fp8.get<double>()));
+  }
+  if (const auto modules = get(get(description, "config"), "num_nextn_predict_layers");
+      modules.is_number() && modules != 0) {
+    text += ", besides those of prediction modules";
+  }
+  print_row("cache", text);
+  if (const auto ordinary = get(description, "cache_bytes_per_token_without_latents"); ordinary.is_object()) {
+    print_row("",
+              fmt::format("{} with keys and values of every head, {} with grouped heads (8)",
+                          format_bytes(ordinary["mha"].get<double>()), format_bytes(ordinary["gqa_8"].get<double>())));
+  }
+}
+
 // One part of a model: `text` if it is there, else that it is not.
 void print_part(const ordered_json& description, const char* key, const char* label, auto&& text) {
   if (!description.contains(key)) return;
@@ -150,16 +169,7 @@ void print_text(const ordered_json& description) {
   print_sizes(config);
   print_vocabulary(config);
   print_weights(get(description, "weights"));
-  if (const auto bytes = get(description, "cache_bytes_per_token"); bytes.is_number()) {
-    const auto fp8 = get(description, "cache_bytes_per_token_fp8");
-    print_row("cache", fmt::format("{} per token in bf16{}", format_bytes(bytes.get<double>()),
-                                   fp8.is_number() ? fmt::format(", {} in FP8", format_bytes(fp8.get<double>())) : ""));
-    if (const auto ordinary = get(description, "cache_bytes_per_token_without_latents"); ordinary.is_object()) {
-      print_row(
-          "", fmt::format("{} with keys and values of every head, {} with grouped heads (8)",
-                          format_bytes(ordinary["mha"].get<double>()), format_bytes(ordinary["gqa_8"].get<double>())));
-    }
-  }
+  print_cache(description);
   print_text_side(description);
   print_metadata(get(description, "metadata"));
   print_tensors(get(description, "tensors"));

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <fstream>
 #include <map>
-#include <optional>
 #include <string>
 
 #include "core/error.h"
@@ -72,33 +71,30 @@ ordered_json describe_tokenizer(const Tokenizer& tokenizer) {
       {"vocab_size", tokenizer.vocab_size()}, {"special_tokens", special}, {"fingerprint", tokenizer.fingerprint()}};
 }
 
-// Of keys and values in bf16 over all layers; null if the config does not tell. DeepSeek's latent attention caches one
-// compressed vector and one rotated key per layer instead.
-ordered_json cache_bytes_per_token(const nlohmann::json& config) {
-  const auto size = [&](const char* key) -> std::optional<int64_t> {
-    const auto it = config.find(key);
-    if (it == config.end() || !it->is_number_integer()) return std::nullopt;
-    return it->get<int64_t>();
-  };
-  constexpr int64_t kBytes = 2;
-  const auto layers = size("num_hidden_layers");
-  if (!layers) return nullptr;
-  if (const auto latent = size("kv_lora_rank"))
-    return *layers * (*latent + size("qk_rope_head_dim").value_or(0)) * kBytes;
-  const auto heads = size("num_attention_heads");
-  const auto hidden = size("hidden_size");
-  if (!heads || *heads <= 0) return nullptr;
-  const int64_t kv_heads = size("num_key_value_heads").value_or(*heads);
-  const int64_t head_dim = size("head_dim").value_or(hidden.value_or(0) / *heads);
-  return *layers * 2 * kv_heads * head_dim * kBytes;
-}
-
 // config[key], or 0 if it is no size whose products with others are sure not to overflow.
 int64_t bounded_size(const nlohmann::json& config, const char* key) {
   constexpr int64_t kLargest = 1 << 16;
   const auto it = config.find(key);
   const int64_t value = it != config.end() && it->is_number_integer() ? it->get<int64_t>() : 0;
   return value >= 0 && value <= kLargest ? value : 0;
+}
+
+// Of keys and values in bf16 over all layers; null if the config does not tell. DeepSeek's latent attention caches one
+// compressed vector and one rotated key per layer instead; its prediction modules, which cache as much each, are left
+// out, for a checkpoint may lack them.
+ordered_json cache_bytes_per_token(const nlohmann::json& config) {
+  const auto given = [&](const char* key) { return config.contains(key) && !config[key].is_null(); };
+  const auto size = [&](const char* key) { return bounded_size(config, key); };
+  constexpr int64_t kBytes = 2;
+  int64_t values = 0;  // per layer
+  if (given("kv_lora_rank")) {
+    values = size("kv_lora_rank") > 0 ? size("kv_lora_rank") + size("qk_rope_head_dim") : 0;
+  } else if (const int64_t heads = size("num_attention_heads"); heads > 0) {
+    values = 2 * (given("num_key_value_heads") ? size("num_key_value_heads") : heads) *
+             (given("head_dim") ? size("head_dim") : size("hidden_size") / heads);
+  }
+  const int64_t bytes = size("num_hidden_layers") * values * kBytes;
+  return bytes > 0 ? ordered_json(bytes) : ordered_json();
 }
 
 // For latent attention: what ordinary attention of the same size would cache instead, with keys and values of every
@@ -120,6 +116,15 @@ ordered_json fp8_cache_bytes_per_token(const nlohmann::json& config) {
   const kernels::Fp8Entry entry{.rank = size("kv_lora_rank"), .rope = size("qk_rope_head_dim")};
   if (entry.rank == 0) return nullptr;
   return size("num_hidden_layers") * entry.bytes();
+}
+
+void describe_cache(const nlohmann::json& config, ordered_json& into) {
+  const ordered_json bytes = into["cache_bytes_per_token"] = cache_bytes_per_token(config);
+  if (bytes.is_null()) return;
+  if (const auto ordinary = cache_of_ordinary_attention(config); !ordinary.is_null()) {
+    into["cache_bytes_per_token_without_latents"] = ordinary;
+  }
+  if (const auto fp8 = fp8_cache_bytes_per_token(config); !fp8.is_null()) into["cache_bytes_per_token_fp8"] = fp8;
 }
 
 // Runs `body`, which fills in one part; its error stands in for the part and becomes a problem of the whole.
@@ -158,11 +163,7 @@ void describe_model(const ModelFiles& files, const DescribeOptions& options, ord
   const nlohmann::json& config = files.config();
   into["model_type"] = config.value("model_type", nlohmann::json());
   into["config"] = config;
-  into["cache_bytes_per_token"] = cache_bytes_per_token(config);
-  if (const auto ordinary = cache_of_ordinary_attention(config); !ordinary.is_null()) {
-    into["cache_bytes_per_token_without_latents"] = ordinary;
-  }
-  if (const auto fp8 = fp8_cache_bytes_per_token(config); !fp8.is_null()) into["cache_bytes_per_token_fp8"] = fp8;
+  describe_cache(config, into);
   attempt(into, "weights", [&] {
     if (files.gguf()) {
       describe_weights(*files.gguf(), options, into);  // as the file names and stores them

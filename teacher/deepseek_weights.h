@@ -52,8 +52,8 @@ class DeepseekWeights {
   int64_t mtp_layers() const { return mtp_layers_; }
   bool has(std::string_view name) const { return source_->find(name) != nullptr; }
 
-  // bf16 and FP8 as they lie in the file. fp32 and fp16 likewise where `compute` is fp32, else rounded to bf16. Throws
-  // Error naming the tensor if its scales are not finite and positive.
+  // bf16 and FP8 as they lie in the file, fp32 likewise where `compute` is fp32, else a copy in bf16; of fp16 a copy in
+  // `compute`. Throws Error naming the tensor if its scales are not finite and positive.
   kernels::StoredWeight matrix(std::string_view name, at::ScalarType compute) const;
   // fp32.
   at::Tensor vector(std::string_view name) const;
@@ -62,9 +62,9 @@ class DeepseekWeights {
 
  private:
   void find_mtp_layers(const DeepseekConfig& config);
+  void check_number_of_experts(const DeepseekConfig& config) const;
   void check_tensor(const DeepseekConfig& config, const DeepseekTensor& tensor, std::set<std::string>& expected) const;
   [[noreturn]] void fail_missing(const DeepseekConfig& config, const std::vector<DeepseekTensor>& tensors) const;
-  void check_number_of_experts(const DeepseekConfig& config) const;
 
   std::shared_ptr<const data::WeightSource> source_;
   int64_t mtp_layers_ = 0;

@@ -18,6 +18,7 @@ constexpr int64_t kMemory = 50;  // over about so many steps the mean is taken
 std::string SpikeGuard::judge(double loss, double gradient_norm) {
   std::string reason;
   bool usable = false;
+  finite_ = std::isfinite(loss) && std::isfinite(gradient_norm);
   if (!std::isfinite(loss)) {
     reason = fmt::format("the loss is {}", loss);
   } else if (!std::isfinite(gradient_norm)) {

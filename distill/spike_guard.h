@@ -23,6 +23,8 @@ class SpikeGuard {
   std::string judge(double loss, double gradient_norm);
   // Whether something was wrong with the last step.
   bool alarmed() const { return state_.in_a_row > 0; }
+  // Whether that is more than one long gradient, which may be its batch's fault.
+  bool weights_in_doubt() const { return alarmed() && (!finite_ || state_.in_a_row > 1); }
   // Whether the last step must not reach the weights.
   bool skips() const { return skips_; }
   // Whether so many steps in a row went wrong that the weights themselves must be at fault.
@@ -43,6 +45,7 @@ class SpikeGuard {
   bool clipped_;
   State state_;
   bool skips_ = false;
+  bool finite_ = true;  // loss and gradient of the last step
 };
 
 }  // namespace distill

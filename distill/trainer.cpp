@@ -114,8 +114,11 @@ class Run {
     if (progress) progress->finish();
     summary_.stopped_early = stalled();
     summary_.interrupted = state_.step < recipe_.schedule.steps && !summary_.stopped_early;
+    const bool unsaved = saved_at_ != state_.step;
+    if (unsaved && !summary_.interrupted && guard_.weights_in_doubt()) stop_at(state_.step, alarm_);
     if (validation_ && !summary_.interrupted && validated_at_ != state_.step) validate(metrics);
-    if (saved_at_ != state_.step) save();
+    const bool in_trouble = summary_.interrupted && guard_.alarmed() && saved_at_ > 0;
+    if (unsaved && !in_trouble) save();
 
     summary_.steps = state_.step;
     summary_.tokens = state_.tokens;
@@ -262,6 +265,7 @@ class Run {
     state_.targets += static_cast<uint64_t>(work.targets);
     state_.batcher = work.after;
     if (!reason.empty()) {
+      alarm_ = reason;
       if (guard_.skips()) ++summary_.skipped;
       if (leads()) core::log::warn("step {} {}: {}", state_.step, guard_.skips() ? "skipped" : "clipped", reason);
       if (guard_.exhausted()) {
@@ -407,6 +411,7 @@ class Run {
   int64_t saved_at_ = -1;
   int64_t validated_at_ = -1;
   int64_t rollbacks_ = 0;  // since the last checkpoint was written
+  std::string alarm_;      // what was wrong with the last step that something was wrong with
   int64_t packed_ = 0;     // tokens of this rank's batches
   int64_t room_ = 0;       //   and how many they could have had
   double seconds_training_ = 0;

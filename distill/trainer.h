@@ -40,24 +40,24 @@ struct TrainingSummary {
   int64_t skipped = 0;         // steps of this time that the guard kept out of the weights
   int64_t rollbacks = 0;       // this time
   bool stopped_early = false;  // validation no longer improved
-  bool interrupted = false;    // by SIGINT or SIGTERM: the checkpoint is written, but steps are missing
+  bool interrupted = false;    // by SIGINT or SIGTERM: steps are missing
   uint64_t tokens = 0;         // trained on in all
   double seconds = 0;          // this time
   double tokens_per_second = 0;
   double loader_wait_share = 0;          // of this time, spent waiting for batches
   double packing_share = 0;              // tokens of the batches over the room there was for them
   std::optional<Evaluation> validation;  // of the final weights, where anything is held out
-  std::filesystem::path checkpoint;
-  std::filesystem::path report;  // of a run that came to its end, in rank 0
+  std::filesystem::path checkpoint;  // the last one; of `steps`, unless something was wrong with them when interrupted
+  std::filesystem::path report;      // of a run that came to its end, in rank 0
 
   nlohmann::ordered_json to_json() const;
 };
 
 // Asks core::interrupt_requested() after every step; a signal to one rank ends all after the same one. Throws Error if
-// the run in `job.run` is of another student, recipe or traces; if the loss or gradient keeps not being a number or far
-// longer than usual, after steps were skipped and the run has gone back to its last checkpoint some times, which stays;
-// and on a full disk, the last checkpoint intact.
-// The other ranks learn of it from whoever owns the group, nn::RankGroup::report_failure().
+// the run in `job.run` is of another student, recipe, traces or teachers; if the loss or gradient keeps not being a
+// number or far longer than usual, after steps were skipped and the run has gone back to its last checkpoint some
+// times, or is so when the last step is done, that checkpoint intact; and on a full disk, likewise. The other ranks
+// learn of it from whoever owns the group, nn::RankGroup::report_failure().
 TrainingSummary train(const TrainingJob& job);
 
 }  // namespace distill

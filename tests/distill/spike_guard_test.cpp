@@ -48,6 +48,20 @@ TEST(SpikeGuard, TakesAllButTheFirstLongGradientInARowWhereTheyAreClipped) {
   }
 }
 
+TEST(SpikeGuard, DoubtsTheWeightsAfterMoreThanOneLongGradient) {
+  SpikeGuard guard({.factor = 10}, false);
+  for (int i = 0; i < 30; ++i) guard.judge(1, 1);
+  guard.judge(1, 40);
+  EXPECT_TRUE(guard.alarmed());
+  EXPECT_FALSE(guard.weights_in_doubt());
+  guard.judge(1, 40);
+  EXPECT_TRUE(guard.weights_in_doubt());
+  guard.judge(1, 1);
+  EXPECT_FALSE(guard.weights_in_doubt());
+  guard.judge(1, NAN);
+  EXPECT_TRUE(guard.weights_in_doubt());
+}
+
 TEST(SpikeGuard, GivesUpAfterSomeInARow) {
   SpikeGuard guard({.patience = 2}, true);
   guard.judge(NAN, 1);

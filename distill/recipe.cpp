@@ -249,7 +249,12 @@ Recipe Recipe::from_reader(core::ConfigReader& reader) {
 
   Section on_policy(reader, "on_policy");
   on_policy.number("student_share", recipe.on_policy.student_share, 0, 1);
-  on_policy.number("teacher_share", recipe.on_policy.teacher_share, 0, 1 - recipe.on_policy.student_share);
+  on_policy.number("teacher_share", recipe.on_policy.teacher_share, 0, 1);
+  const double student_share = recipe.on_policy.student_share, teacher_share = recipe.on_policy.teacher_share;
+  if (student_share + teacher_share > 1 + 1e-9) {  // as decimal fractions, 1 may be a little more
+    on_policy.reject("teacher_share",
+                     fmt::format("{} and a student_share of {} add up to more than 1", teacher_share, student_share));
+  }
   on_policy.number("temperature", recipe.on_policy.temperature, 0, 100);
   on_policy.integer("max_new_tokens", recipe.on_policy.max_new_tokens, 1);
   on_policy.finish();

@@ -70,6 +70,16 @@ TEST(Recipe, SaysWhatMakesNoSense) {
   EXPECT_THAT(usage_error("optimizer: {learning_rate: .inf}\n"), HasSubstr("learning_rate: inf is not in"));
 }
 
+TEST(Recipe, LetsSharesOfAnswersAddUpToAll) {
+  for (const auto& [student, teacher] : {std::pair{"0.8", "0.2"}, {"0.9", "0.1"}, {"0.7", "0.3"}, {"0", "1"}}) {
+    const std::string shares = fmt::format("on_policy: {{student_share: {}, teacher_share: {}}}\n", student, teacher);
+    EXPECT_NO_THROW(read(shares)) << shares;
+  }
+  EXPECT_THAT(usage_error("on_policy: {student_share: 0.8, teacher_share: 0.3}\n"),
+              testing::AllOf(HasSubstr("student_share"), HasSubstr("teacher_share"), HasSubstr("more than 1")));
+  EXPECT_THAT(usage_error("on_policy: {student_share: 1.1}\n"), HasSubstr("student_share: 1.1 is not in [0, 1]"));
+}
+
 TEST(Recipe, NamesPairsOfLayers) {
   const auto layers = [](const std::string& yaml) {
     return read("objective: {hidden_states: {layers: " + yaml + "}}\n").objective.hidden_states.layers;

@@ -14,9 +14,8 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kNames{"cosine", "wsd", "linear", "constant"};
 
-// Where `step` lies between `begin` (0) and `end` (1).
+// Where `step` lies between `begin` (0) and `end` (1), which is later.
 double progress(int64_t step, int64_t begin, int64_t end) {
-  if (end <= begin) return 1;
   return std::clamp(static_cast<double>(step - begin) / static_cast<double>(end - begin), 0.0, 1.0);
 }
 
@@ -44,6 +43,7 @@ double Schedule::rate(int64_t step) const {
       return peak * (1 - (1 - floor) * progress(step, warmup, steps));
     case ScheduleShape::kWsd: {
       const auto decay = static_cast<int64_t>(std::llround(decay_share * static_cast<double>(steps)));
+      if (decay == 0) break;
       return peak * (1 - (1 - floor) * std::sqrt(progress(step, std::max(warmup, steps - decay), steps)));
     }
     case ScheduleShape::kConstant:

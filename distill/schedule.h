@@ -11,7 +11,8 @@ namespace distill {
 enum class ScheduleShape : uint8_t {
   kCosine,  // half a cosine from the peak to the floor (Loshchilov & Hutter 2017, SGDR, eq. 5)
   kWsd,     // warm-up, stable, decay: the peak until the last `decay_share` of the steps, then the floor is approached
-            // by 1 - sqrt(progress) (Hu et al. 2024, MiniCPM, §4; Hägele et al. 2024, §4)
+            // by 1 - sqrt(progress) (Hu et al. 2024, MiniCPM, §4; Hägele et al. 2024, §4). A share of less than half
+            // a step is none.
   kLinear,  // a straight line from the peak to the floor
   kConstant,  // the peak
 };

@@ -38,6 +38,27 @@ TEST(Schedule, WsdStaysAtThePeakUntilItsDecay) {
   EXPECT_DOUBLE_EQ(schedule.rate(85), 0.5);  // 1 - sqrt(1/4)
 }
 
+TEST(Schedule, WsdStaysAtThePeakWhereItsDecayHasNoStep) {
+  const Schedule never{
+      .shape = ScheduleShape::kWsd, .peak = 1.0, .floor = 0.1, .decay_share = 0, .warmup_steps = 5, .steps = 100};
+  for (int64_t step = 5; step <= 100; ++step) EXPECT_DOUBLE_EQ(never.rate(step), 1.0) << step;
+  for (const int64_t steps : {1, 2}) {
+    const Schedule brief{.shape = ScheduleShape::kWsd, .decay_share = 0.2, .warmup_steps = 0, .steps = steps};
+    EXPECT_DOUBLE_EQ(brief.rate(1), brief.peak);
+    EXPECT_DOUBLE_EQ(brief.rate(steps), brief.peak);
+  }
+}
+
+TEST(Schedule, AVeryShortRunEndsAtTheFloor) {
+  for (const auto shape : {ScheduleShape::kCosine, ScheduleShape::kWsd, ScheduleShape::kLinear}) {
+    for (const int64_t steps : {1, 2}) {
+      const Schedule brief{
+          .shape = shape, .peak = 1, .floor = 0.1, .decay_share = 1, .warmup_steps = 0, .steps = steps};
+      EXPECT_DOUBLE_EQ(brief.rate(steps), 0.1) << to_string(shape) << ' ' << steps;
+    }
+  }
+}
+
 TEST(Schedule, SurvivesAWarmUpLongerThanTheRun) {
   const Schedule schedule{.peak = 1.0, .warmup_steps = 50, .steps = 10};
   EXPECT_DOUBLE_EQ(schedule.rate(10), 1.0);

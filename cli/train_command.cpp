@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/option_checks.h"
 #include "core/cpu_count.h"
+#include "core/digest.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/local_ranks.h"
@@ -100,7 +101,10 @@ std::vector<OnlineTeacher> load_teachers(const Options& options, const Student& 
                 options.online[i].string());
     const double equal = 1.0 / static_cast<double>(options.online.size());
     teachers.push_back({.model = load_model(files, {.compute = compute}),
-                        .weight = sum > 0 ? options.online_weights[i] / sum : equal});
+                        .weight = sum > 0 ? options.online_weights[i] / sum : equal,
+                        .path = files.path().string(),
+                        .weights_fingerprint = files.weights()->fingerprint(),
+                        .config_fingerprint = core::sha256_hex(files.config().dump())});
     const int64_t vocab_size = student.model->shape().vocab_size;
     core::check(teachers.back().model->shape().vocab_size <= vocab_size,
                 "{}: the teacher's vocabulary of {} is larger than the student's of {}", options.online[i].string(),

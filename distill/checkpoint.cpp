@@ -92,6 +92,7 @@ nlohmann::json TrainerState::to_json() const {
                       {"batcher", batcher.to_json()},
                       {"recipe", recipe},
                       {"provenance", provenance},
+                      {"teachers", teachers},
                       {"guard", guard},
                       {"validations_since_best", validations_since_best}};
   if (best_validation) json["best_validation"] = *best_validation;
@@ -110,6 +111,10 @@ TrainerState TrainerState::from_json(const nlohmann::json& json, const std::stri
   for (const char* key : {"batcher", "recipe", "provenance", "guard"}) reader.section(key);
   state.validations_since_best = reader.get<int64_t>("validations_since_best", 0);
   state.best_validation = reader.find<double>("best_validation");
+  // Missing in older checkpoints, which count as being of a run without such teachers.
+  state.teachers = reader.get<nlohmann::json>("teachers", nlohmann::json::array());
+  const bool are_objects = std::ranges::all_of(state.teachers, [](const auto& one) { return one.is_object(); });
+  if (!state.teachers.is_array() || !are_objects) reader.reject("teachers", "expected a list of teachers");
   reader.finish();
   for (const char* key : {"batcher", "recipe", "provenance"}) {
     core::check(json.contains(key), "{}: {} is missing", location, key);

@@ -27,8 +27,9 @@ struct TrainerState {
   uint64_t targets = 0;  //   and how many of them had a target
   data::BatcherState batcher;
   nlohmann::json recipe;
-  nlohmann::json provenance;  // of the traces
-  nlohmann::json guard;       // SpikeGuard's, or null
+  nlohmann::json provenance;                          // of the traces
+  nlohmann::json teachers = nlohmann::json::array();  // that score the tokens during training; describe_teachers()
+  nlohmann::json guard;                               // SpikeGuard's, or null
   // For early stopping: the least validation loss so far, if there was one, and how many validations ago.
   std::optional<double> best_validation{};
   int64_t validations_since_best = 0;

@@ -15,6 +15,7 @@
 #include "data/safetensors_writer.h"
 #include "data/target_spec.h"
 #include "distill/hidden_loss.h"
+#include "distill/online_teacher.h"
 #include "kernels/head_loss/head_loss.h"
 #include "nn/causal_lm.h"
 
@@ -94,13 +95,6 @@ struct LossSums {
 struct BatchLoss {
   at::Tensor loss;  // scale * (sum over targets), an fp32 scalar, differentiable in the model's parameters
   LossSums sums;
-};
-
-// A teacher that scores the tokens during training.
-struct OnlineTeacher {
-  std::shared_ptr<nn::CausalLM> model;
-  double weight = 1.0;  // of its divergence; those of all teachers sum to 1
-  at::Tensor head{};    // the model's head_weight(), [vocab, size]; filled in by Objective
 };
 
 class Objective {

@@ -78,6 +78,7 @@ class Run {
     }
     state_.recipe = recipe_.to_json();
     state_.provenance = job.traces->provenance().to_json();
+    state_.teachers = describe_teachers(job.teachers);
     data::NamedTensors moments;
     if (leads()) {
       checkpoints_.emplace(job.run, recipe_.keep_checkpoints);
@@ -188,6 +189,7 @@ class Run {
     };
     refuse(Recipe::from_json(found.recipe, state_file).difference(recipe_));
     refuse(data::TraceProvenance::from_json(found.provenance, state_file).difference(job_.traces->provenance()));
+    refuse(teachers_difference(found.teachers, state_.teachers));
     core::check(found.step <= recipe_.schedule.steps, "{}: the run there is at step {} already, past the {} asked for",
                 job_.run.string(), found.step, recipe_.schedule.steps);
     found.recipe = state_.recipe;  // the number of steps may be another one

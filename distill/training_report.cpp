@@ -115,13 +115,17 @@ std::filesystem::path write_training_report(const TrainingJob& job, const Traini
   if (summary.validation) add_calibration(report, summary.validation->sums.calibration);
   if (!samples.empty()) report.heading("Answers to held-out prompts");
   for (const AnswerSample& sample : samples) {
-    report.paragraph("Prompt, the teacher's answer, the student's answer:");
+    report.paragraph("Prompt, the answer in the traces, the student's answer:");
     report.preformatted(sample.prompt);
-    report.preformatted(sample.teacher);
+    report.preformatted(sample.traces);
     report.preformatted(sample.student);
   }
   report.heading("Settings");
   report.preformatted(job.recipe.to_json().dump(2));
+  if (!job.teachers.empty()) {
+    report.heading("Teachers that scored the tokens");
+    report.preformatted(describe_teachers(job.teachers).dump(2));
+  }
   report.heading("Student");
   report.preformatted(job.package.config.dump(2));
   report.heading("Traces");

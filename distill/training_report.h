@@ -11,7 +11,7 @@ namespace distill {
 
 // One held-out prompt.
 struct AnswerSample {
-  std::string prompt, teacher, student;
+  std::string prompt, traces, student;  // the traces' answer and the student's
 };
 
 // The student's answers to the prompts of these documents, at temperature 0, beside those of the traces.

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/text_file.h"
@@ -439,6 +440,66 @@ TEST_F(TrainerTest, TrainsOnATeacherThatIsHere) {
                               .recipe = recipe,
                               .teachers = {{.model = teacher}}});
   EXPECT_LT(summary.validation->divergence(), 0.03);
+}
+
+TEST_F(TrainerTest, GoesOnWithTheSameTeachersAlone) {
+  const auto data = traces("full", 20);
+  const auto teacher = [](const std::string& path, char digest, double weight) {
+    return OnlineTeacher{.model = std::make_shared<TinyModel>(kTinyVocab, 16, 100),
+                         .weight = weight,
+                         .path = path,
+                         .weights_fingerprint = std::string(64, digest),
+                         .config_fingerprint = std::string(64, '9')};
+  };
+  const auto train_with = [&](std::vector<OnlineTeacher> teachers, int64_t steps) {
+    TinyModel student(kTinyVocab, 16, 1);
+    return train({.student = student,
+                  .package = tiny_package(),
+                  .traces = data,
+                  .run = run_folder(),
+                  .recipe = tiny_recipe(steps),
+                  .teachers = std::move(teachers)});
+  };
+  const auto summary = train_with({teacher("big", 'a', 0.75), teacher("small", 'b', 0.25)}, 2);
+  EXPECT_THAT(core::read_file(summary.report),
+              AllOf(HasSubstr("Teachers that scored the tokens"), HasSubstr("small"), HasSubstr(std::string(64, 'b'))));
+  EXPECT_THAT(error_of([&] { train_with({}, 4); }),
+              AllOf(HasSubstr("number of --online teachers: 2 against 0"), HasSubstr("choose another --out")));
+  EXPECT_THAT(error_of([&] {
+                train_with({teacher("big", 'a', 0.75), teacher("other", 'c', 0.25)}, 4);
+              }),
+              AllOf(HasSubstr("--online teacher 2 (\"small\" against \"other\")"),
+                    HasSubstr("fingerprints weights: \"bbb"), HasSubstr("against \"ccc")));
+  EXPECT_THAT(error_of([&] {
+                train_with({teacher("big", 'a', 0.5), teacher("small", 'b', 0.5)}, 4);
+              }),
+              HasSubstr("--online teacher 1 (\"big\" against \"big\"), weight: 0.75 against 0.5"));
+  EXPECT_EQ(train_with({teacher("moved", 'a', 0.75), teacher("small", 'b', 0.25)}, 4).resumed_from, 2);
+}
+
+TEST_F(TrainerTest, TakesACheckpointThatNamesNoTeachersForOneWithoutAny) {
+  const auto data = traces("full", 20);
+  TinyModel student(kTinyVocab, 16, 1);
+  const fs::path state = train_student(student, data, tiny_recipe(2)).checkpoint / "trainer.json";
+  nlohmann::json older = core::read_json_file(state);
+  ASSERT_EQ(older.erase("teachers"), 1);
+  core::write_file_atomically(state, older.dump());
+  const auto error = error_of([&] {
+    train({.student = student,
+           .package = tiny_package(),
+           .traces = data,
+           .run = run_folder(),
+           .recipe = tiny_recipe(4),
+           .teachers = {{.model = std::make_shared<TinyModel>(kTinyVocab, 16, 100)}}});
+  });
+  EXPECT_THAT(error, HasSubstr("number of --online teachers: 0 against 1"));
+  EXPECT_EQ(train_student(student, data, tiny_recipe(4)).resumed_from, 2);
+  older["teachers"] = {1};
+  core::write_file_atomically(state, older.dump());
+  fs::remove_all(run_folder() / "checkpoint-00000004");
+  core::write_file_atomically(run_folder() / "latest", "checkpoint-00000002\n");
+  EXPECT_THAT(error_of([&] { train_student(student, data, tiny_recipe(4)); }),
+              HasSubstr("trainer.json: teachers: expected a list of teachers"));
 }
 
 // The run of the tests below, in a process of its own.

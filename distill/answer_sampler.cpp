@@ -3,9 +3,11 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "core/philox.h"
+#include "data/packing.h"
 #include "kernels/head_loss/head_loss.h"
 #include "nn/generation_engine.h"
 
@@ -15,11 +17,12 @@ namespace {
 // Prompts and answers as a batch.
 class BatchWriter {
  public:
-  void add(std::span<const int32_t> prompt, std::span<const int32_t> answer, bool own) {
+  // The first `positions` of a prompt with its answer.
+  void add(std::span<const int32_t> prompt, std::span<const int32_t> answer, size_t positions, bool own) {
     std::vector<int32_t> tokens(prompt.begin(), prompt.end());
     tokens.insert(tokens.end(), answer.begin(), answer.end());
     const auto begin = static_cast<int64_t>(tokens_.size());
-    for (size_t i = 0; i + 1 < tokens.size(); ++i) {
+    for (size_t i = 0; i < positions; ++i) {
       const bool completion = i + 1 >= prompt.size();
       if (completion) rows_.push_back(begin + static_cast<int64_t>(i));
       tokens_.push_back(tokens[i]);
@@ -66,8 +69,12 @@ std::vector<std::vector<int32_t>> write_answers(nn::CausalLM& writer, std::span<
 }
 
 AnswerSampler::AnswerSampler(std::shared_ptr<const data::TraceSource> traces, const OnPolicyOptions& options,
-                             std::vector<int32_t> stop_tokens, uint64_t seed)
-    : traces_(std::move(traces)), options_(options), stop_tokens_(std::move(stop_tokens)), seed_(seed) {}
+                             std::vector<int32_t> stop_tokens, int64_t max_tokens, uint64_t seed)
+    : traces_(std::move(traces)),
+      options_(options),
+      stop_tokens_(std::move(stop_tokens)),
+      max_tokens_(max_tokens),
+      seed_(seed) {}
 
 AnswerSource AnswerSampler::source(int64_t step, int64_t index) const {
   core::Philox random(seed_, core::stream_id("answer source", static_cast<uint64_t>(step)),
@@ -77,10 +84,9 @@ AnswerSource AnswerSampler::source(int64_t step, int64_t index) const {
   return drawn < options_.student_share + options_.teacher_share ? AnswerSource::kTeacher : AnswerSource::kTraces;
 }
 
-data::TrainingBatch AnswerSampler::rewrite(const data::TrainingBatch& batch, nn::CausalLM& writer, bool own,
-                                           int64_t step, int64_t index) const {
+std::vector<data::TrainingBatch> AnswerSampler::rewrite(const data::TrainingBatch& batch, nn::CausalLM& writer,
+                                                        bool own, int64_t step, int64_t index) const {
   const c10::NoGradGuard no_grad;
-  const size_t count = batch.documents.size();
   std::vector<data::TraceDocument> documents;
   for (const size_t document : batch.documents) documents.push_back(traces_->read_document(document));
   const uint64_t stream = core::stream_id("answers", static_cast<uint64_t>(step) << 20 ^ static_cast<uint64_t>(index));
@@ -89,18 +95,27 @@ data::TrainingBatch AnswerSampler::rewrite(const data::TrainingBatch& batch, nn:
                                       .max_new_tokens = options_.max_new_tokens,
                                       .seed = seed_ ^ stream,
                                       .stop_tokens = stop_tokens_});
-  BatchWriter built;
-  for (size_t i = 0; i < count; ++i) built.add(documents[i].prompt(), answers[i], own);
-  data::TrainingBatch result = built.finish();
-  result.documents = batch.documents;
-  // Nobody has verified these answers; they count fully.
-  result.verdicts.assign(count, data::Verdict::kCorrect);
-  const auto& markers = traces_->provenance().reasoning;
-  for (size_t i = 0; i < count; ++i) {
-    result.reasoning_targets.push_back(
-        markers ? static_cast<int64_t>(data::reasoning_length(documents[i].prompt(), answers[i], *markers)) : 0);
+  std::vector<int64_t> lengths;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const size_t tokens = documents[i].prompt().size() + answers[i].size();
+    lengths.push_back(std::min(static_cast<int64_t>(tokens) - 1, max_tokens_));
   }
-  return result;
+  const auto& markers = traces_->provenance().reasoning;
+  std::vector<data::TrainingBatch> batches;
+  for (auto& bin : data::pack(lengths, max_tokens_)) {
+    std::ranges::sort(bin);
+    BatchWriter built;
+    for (const uint32_t i : bin) built.add(documents[i].prompt(), answers[i], static_cast<size_t>(lengths[i]), own);
+    data::TrainingBatch& result = batches.emplace_back(built.finish());
+    // Nobody has verified these answers; they count fully.
+    result.verdicts.assign(bin.size(), data::Verdict::kCorrect);
+    for (const uint32_t i : bin) {
+      result.documents.push_back(batch.documents[i]);
+      result.reasoning_targets.push_back(
+          markers ? static_cast<int64_t>(data::reasoning_length(documents[i].prompt(), answers[i], *markers)) : 0);
+    }
+  }
+  return batches;
 }
 
 }  // namespace distill

@@ -33,7 +33,7 @@ struct Recipe {
   OptimizerOptions optimizer;
   Schedule schedule;
   double clip_norm = 1.0;             // gradients longer than this are shortened to it; 0 leaves them
-  int64_t batch_tokens = 8192;        // per step of the optimizer
+  int64_t batch_tokens = 8192;        // of the traces per step of the optimizer; new answers may be longer or shorter
   int64_t micro_batch_tokens = 4096;  // per forward and backward pass; documents are cut to it
   double validation_share = 0.05;     // of the prompts, kept from training
   int64_t validate_every = 100;       // steps; 0 only at the end

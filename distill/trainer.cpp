@@ -3,8 +3,10 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -74,7 +76,7 @@ class Run {
       if (job.teachers.empty()) {
         core::fail_usage("on_policy: answers written during training have no stored targets; use --online");
       }
-      answers_.emplace(job.traces, recipe_.on_policy, job.stop_tokens, recipe_.seed);
+      answers_.emplace(job.traces, recipe_.on_policy, job.stop_tokens, recipe_.micro_batch_tokens, recipe_.seed);
     }
     state_.recipe = recipe_.to_json();
     state_.provenance = job.traces->provenance().to_json();
@@ -249,8 +251,9 @@ class Run {
   }
 
   // Whether the work is asked to end.
-  bool step(const StepBatches& work, std::optional<MetricsLog>& metrics, std::optional<core::Progress>& progress) {
+  bool step(StepBatches work, std::optional<MetricsLog>& metrics, std::optional<core::Progress>& progress) {
     const auto start = Clock::now();
+    if (answers_) rewrite_answers(work);
     LossSums sums = accumulate_gradients(work);
     const bool stop = sum_over_ranks(sums, core::interrupt_requested());
     const double norm = optimizer_.gradient_norm();
@@ -290,48 +293,51 @@ class Run {
     return stop;
   }
 
-  // The batches with those answers written anew that are to be, and the number of targets of all ranks.
-  std::pair<std::vector<data::TrainingBatch>, int64_t> with_new_answers(const StepBatches& work) {
+  // Writes those answers anew that are to be; the work is then as large as these make it.
+  void rewrite_answers(StepBatches& work) {
     std::vector<data::TrainingBatch> batches;
-    at::Tensor targets = at::zeros({1}, at::kLong);
     for (size_t i = 0; i < work.batches.size(); ++i) {
       const int64_t index = work.numbers[i];
       const AnswerSource source = answers_->source(state_.step, index);
+      if (source == AnswerSource::kTraces) {
+        batches.push_back(std::move(work.batches[i]));
+        continue;
+      }
       const bool own = source == AnswerSource::kStudent;
       nn::CausalLM& writer = own ? job_.student : *job_.teachers.front().model;
-      batches.push_back(source == AnswerSource::kTraces
-                            ? work.batches[i]
-                            : answers_->rewrite(work.batches[i], writer, own, state_.step, index));
-      targets += batches.back().target_rows.numel();
+      std::ranges::move(answers_->rewrite(work.batches[i], writer, own, state_.step, index),
+                        std::back_inserter(batches));
     }
-    if (job_.ranks != nullptr) job_.ranks->sum(targets);
-    return {std::move(batches), targets.item<int64_t>()};
+    work.batches = std::move(batches);
+    work.numbers.clear();
+    int64_t tokens = 0, targets = 0;
+    for (const auto& batch : work.batches) {
+      tokens += batch.tokens.numel();
+      targets += batch.target_rows.numel();
+    }
+    at::Tensor sizes = at::tensor({tokens, targets}, at::kLong);
+    if (job_.ranks != nullptr) job_.ranks->sum(sizes);
+    work.tokens = sizes[0].item<int64_t>();
+    work.targets = sizes[1].item<int64_t>();
   }
 
   // Of the losses of this rank; the gradients are summed over all ranks while the last of them is differentiated.
   LossSums accumulate_gradients(const StepBatches& work) {
-    for (const auto& batch : work.batches) {
+    LossSums sums;
+    const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, work.targets));
+    for (size_t i = 0; i < work.batches.size(); ++i) {
+      const data::TrainingBatch& batch = work.batches[i];
       packed_ += batch.tokens.numel();
       room_ += std::max(batch.tokens.numel(), recipe_.micro_batch_tokens);
-    }
-    if (!answers_) return accumulate_gradients(work.batches, work.targets);
-    const auto [batches, targets] = with_new_answers(work);
-    return accumulate_gradients(batches, targets);
-  }
-
-  LossSums accumulate_gradients(const std::vector<data::TrainingBatch>& batches, int64_t targets) {
-    LossSums sums;
-    const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, targets));
-    for (size_t i = 0; i < batches.size(); ++i) {
-      const BatchLoss loss = objective_(job_.student, batches[i], scale);
+      const BatchLoss loss = objective_(job_.student, batch, scale);
       sums += loss.sums;
-      if (reducer_ && i + 1 == batches.size()) {
+      if (reducer_ && i + 1 == work.batches.size()) {
         job_.ranks->guard([&] { reducer_->backward(loss.loss); });
       } else {
         loss.loss.backward();
       }
     }
-    if (reducer_ && batches.empty()) job_.ranks->guard([&] { reducer_->backward(reducer_->zero()); });
+    if (reducer_ && work.batches.empty()) job_.ranks->guard([&] { reducer_->backward(reducer_->zero()); });
     return sums;
   }
 

@@ -30,7 +30,9 @@ class AnswerSamplerTest : public testing::Test {
   static std::unique_ptr<nn::CausalLM> model(uint64_t seed, bool trainable = false) {
     return student::make_dense_model(tiny_config(kTinyVocab), {.compute = at::kFloat, .trainable = trainable}, seed);
   }
-  AnswerSampler sampler(const OnPolicyOptions& options) { return {traces_, options, /*stop_tokens=*/{3}, /*seed=*/5}; }
+  AnswerSampler sampler(const OnPolicyOptions& options, int64_t max_tokens = 64) {
+    return {traces_, options, /*stop_tokens=*/{3}, max_tokens, /*seed=*/5};
+  }
 
   TemporaryFolder folder_{TemporaryFolder::memory()};
   std::shared_ptr<const data::TraceReader> traces_;
@@ -40,7 +42,7 @@ TEST_F(AnswerSamplerTest, WritesNewAnswersToTheSamePrompts) {
   const auto batch = data::Batcher(traces_, {.max_tokens = 64}).next();
   const auto student = model(1);
   const AnswerSampler answers = sampler({.student_share = 1, .max_new_tokens = 7});
-  const auto own = answers.rewrite(batch, *student, /*own=*/true, 4, 0);
+  const auto own = answers.rewrite(batch, *student, /*own=*/true, 4, 0).at(0);
   ASSERT_EQ(own.documents, batch.documents);
   const auto* const offset = own.sequence_offsets.const_data_ptr<int32_t>();
   int64_t targets = 0;
@@ -58,12 +60,53 @@ TEST_F(AnswerSamplerTest, WritesNewAnswersToTheSamePrompts) {
   EXPECT_EQ(own.target_rows.numel(), targets);
   EXPECT_TRUE((own.labels == kernels::kIgnoredLabel).all().item<bool>());
 
-  EXPECT_TRUE(answers.rewrite(batch, *student, true, 4, 0).tokens.equal(own.tokens));
-  EXPECT_FALSE(answers.rewrite(batch, *student, true, 5, 0).tokens.equal(own.tokens));
+  EXPECT_TRUE(answers.rewrite(batch, *student, true, 4, 0).at(0).tokens.equal(own.tokens));
+  EXPECT_FALSE(answers.rewrite(batch, *student, true, 5, 0).at(0).tokens.equal(own.tokens));
 
   // A teacher's words may be learned as such.
-  const auto theirs = answers.rewrite(batch, *student, /*own=*/false, 4, 0);
+  const auto theirs = answers.rewrite(batch, *student, /*own=*/false, 4, 0).at(0);
   EXPECT_TRUE(theirs.labels.index_select(0, theirs.target_rows).ge(0).all().item<bool>());
+}
+
+TEST_F(AnswerSamplerTest, PacksLongerAnswersIntoMoreBatches) {
+  const auto batch = data::Batcher(traces_, {.max_tokens = 64}).next();
+  ASSERT_EQ(batch.documents.size(), 4);
+  const auto student = model(1);
+  const OnPolicyOptions options{.student_share = 1, .max_new_tokens = 40};
+  const auto whole = sampler(options, 1000).rewrite(batch, *student, false, 4, 0);
+  ASSERT_EQ(whole.size(), 1);
+  ASSERT_GT(whole[0].tokens.numel(), 64);
+  const auto row_of = [](const data::TrainingBatch& from, size_t document) {
+    const auto at = static_cast<size_t>(std::ranges::find(from.documents, document) - from.documents.begin());
+    const auto* const offset = from.sequence_offsets.const_data_ptr<int32_t>();
+    return std::pair<int64_t, int64_t>(offset[at], offset[at + 1]);
+  };
+  for (const int64_t room : {64, 20}) {
+    const auto batches = sampler(options, room).rewrite(batch, *student, false, 4, 0);
+    EXPECT_GT(batches.size(), 1);
+    std::vector<size_t> documents;
+    for (const auto& part : batches) {
+      EXPECT_LE(part.tokens.numel(), room);
+      EXPECT_EQ(part.verdicts.size(), part.documents.size());
+      EXPECT_EQ(part.reasoning_targets.size(), part.documents.size());
+      for (const size_t document : part.documents) {
+        documents.push_back(document);
+        // The same answer, cut to the room there is.
+        const auto [begin, end] = row_of(part, document);
+        const auto [whole_begin, whole_end] = row_of(whole[0], document);
+        EXPECT_EQ(end - begin, std::min(room, whole_end - whole_begin));
+        const auto equal = [&](const at::Tensor& a, const at::Tensor& b) {
+          return a.narrow(0, begin, end - begin).equal(b.narrow(0, whole_begin, end - begin));
+        };
+        EXPECT_TRUE(equal(part.tokens, whole[0].tokens));
+        EXPECT_TRUE(equal(part.positions, whole[0].positions));
+        EXPECT_TRUE(equal(part.labels, whole[0].labels));
+        const auto targets = part.target_rows.ge(begin).logical_and(part.target_rows.lt(end)).sum().item<int64_t>();
+        EXPECT_EQ(targets, end - begin - (traces_->read_document(document).prompt_length - 1));
+      }
+    }
+    EXPECT_THAT(documents, testing::UnorderedElementsAreArray(batch.documents));
+  }
 }
 
 TEST_F(AnswerSamplerTest, DrawsWhoWritesByTheShares) {
@@ -73,6 +116,32 @@ TEST_F(AnswerSamplerTest, DrawsWhoWritesByTheShares) {
   EXPECT_NEAR(counts[AnswerSource::kStudent], 500, 60);
   EXPECT_NEAR(counts[AnswerSource::kTeacher], 250, 50);
   EXPECT_NEAR(counts[AnswerSource::kTraces], 250, 50);
+}
+
+TEST_F(AnswerSamplerTest, CountsTheTokensThatAreTrainedOn) {
+  Recipe recipe;
+  recipe.schedule.steps = 2;
+  recipe.batch_tokens = 128;
+  recipe.micro_batch_tokens = 64;
+  recipe.compute = at::kFloat;
+  const auto run = [&](const std::string& out, double student_share) {
+    recipe.on_policy = {.student_share = student_share, .max_new_tokens = 1};
+    const auto student = model(1, /*trainable=*/true);
+    const auto summary = train({.student = *student,
+                                .package = {.config = tiny_config(kTinyVocab), .files = {}},
+                                .traces = traces_,
+                                .run = folder_.path() / out,
+                                .recipe = recipe,
+                                .teachers = {{.model = model(9)}}});
+    const auto state = core::read_json_file(summary.checkpoint / "trainer.json");
+    EXPECT_EQ(state["tokens"], summary.tokens);
+    return std::pair(summary.tokens, state["targets"].get<uint64_t>());
+  };
+  // A document of the traces has 3 tokens of prompt and 12 of answer.
+  const auto [tokens, targets] = run("traces", 0);
+  EXPECT_EQ(tokens % 14, 0);
+  EXPECT_EQ(targets, tokens / 14 * 12);
+  EXPECT_EQ(run("answers", 1), std::pair(tokens / 14 * 3, tokens / 14));
 }
 
 TEST_F(AnswerSamplerTest, TrainsOnItsOwnAnswersTowardsTheTeacherAndContinuesToTheSameWeights) {

@@ -265,8 +265,8 @@ BatchLoss Objective::operator()(nn::CausalLM& model, const data::TrainingBatch& 
       targets.teacher_weight = teacher.head;
     }
     const std::span losses = std::span(hidden_losses_).subspan(t * states.size(), states.size());
-    const BatchLoss one = compute(hidden, head.narrow(0, 0, teacher.head.size(0)), targets, scale * teacher.weight,
-                                  weights, {.student = states, .teacher = theirs, .losses = losses});
+    const BatchLoss one = compute(hidden, head, targets, scale * teacher.weight, weights,
+                                  {.student = states, .teacher = theirs, .losses = losses});
     if (!sum.loss.defined()) {
       sum = one;
       sum.sums.loss *= teacher.weight;

@@ -111,8 +111,8 @@ class Objective {
             uint64_t seed = 0);
 
   // The loss of one batch; of several teachers the weighted sum, and agreement with the first. Runs the model; under
-  // GradMode the result can be differentiated. Where a teacher's vocabulary is smaller than the student's, the
-  // divergence is that over the teacher's tokens.
+  // GradMode the result can be differentiated. A teacher whose vocabulary is smaller than the student's gives the other
+  // tokens nothing.
   BatchLoss operator()(nn::CausalLM& model, const data::TrainingBatch& batch, double scale) const;
 
   // What is trained along with the student, but no part of it: "projector.<number>", fp32 leaves, one for each pair of

@@ -8,6 +8,8 @@ namespace {
 
 // Log-probabilities below it are taken for it, so that vector_exp() of them is a normal number.
 constexpr float kLeast = -87.0f;
+// ln 1e-30, as in scaled_log(): so little that a row's other sums stay the same numbers.
+constexpr double kAbsent = -69.07755278982137;
 
 struct BlockSums {
   float student = 0, teacher = 0, entropy = 0, forward = 0, reverse = 0;
@@ -96,8 +98,16 @@ bool DenseRows::measures() const {
   return problem_.options.kind != Divergence::kForwardKl && problem_.options.kind != Divergence::kReverseKl;
 }
 
+const float* DenseRows::or_absent(const float* teacher, const Row& row, int64_t count, std::vector<float>& room) {
+  if (teacher != nullptr) return teacher;
+  room.assign(static_cast<size_t>(count), static_cast<float>(row.teacher_max + std::log(row.teacher_sum) + kAbsent));
+  return room.data();
+}
+
 void DenseRows::take_in(int64_t i, const float* logits, const float* teacher, int64_t first, int64_t count) {
   Row& row = rows_[i];
+  std::vector<float> room;
+  teacher = or_absent(teacher, row, count, room);
   if (problem_.has_label(i, first, count)) row.label_logit = logits[problem_.labels[i] - first];
   const auto raise = [&](const float* x, float& max, int64_t& top) {
     const float block_max = largest(x, count);
@@ -139,6 +149,8 @@ DenseRows::Normaliser DenseRows::normaliser(const Row& row) const {
 
 void DenseRows::measure(int64_t i, const float* logits, const float* teacher, int64_t /*first*/, int64_t count) {
   Row& row = rows_[i];
+  std::vector<float> room;
+  teacher = or_absent(teacher, row, count, room);
   const auto sums = measured(problem_.options.kind, logits, teacher, count, normaliser(row));
   row.value += sums.value;
   row.slopes += sums.slope;
@@ -173,6 +185,8 @@ RowLoss DenseRows::conclude(int64_t i) {
 void DenseRows::differentiate(int64_t i, float* x, const float* teacher, int64_t first, int64_t count) {
   const HeadLossOptions& options = problem_.options;
   const Row& row = rows_[i];
+  std::vector<float> room;
+  teacher = or_absent(teacher, row, count, room);
   const Normaliser n = normaliser(row);
   const auto slopes = static_cast<float>(row.slopes);
   if (row.plain_scale == 0) {

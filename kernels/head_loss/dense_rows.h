@@ -14,7 +14,7 @@ class DenseRows {
   explicit DenseRows(const HeadLossProblem& problem);
 
   // Row i's logits of the tokens [first, first + count), block by block; `teacher` has 1 / T' applied already, and need
-  // not be normalised.
+  // not be normalised. After all others come the tokens that the teacher doesn't have, with a null `teacher`.
   void take_in(int64_t i, const float* logits, const float* teacher, int64_t first, int64_t count);
   // After all blocks, where measures(): the same once more.
   bool measures() const;
@@ -46,6 +46,8 @@ class DenseRows {
     float scale = 0, plain_scale = 0;
   };
   Normaliser normaliser(const Row& row) const;
+  // `teacher`; if that is null, logits of tokens with next to no probability, which lie in `room`.
+  static const float* or_absent(const float* teacher, const Row& row, int64_t count, std::vector<float>& room);
 
   const HeadLossProblem& problem_;
   float inverse_;  // 1 / T

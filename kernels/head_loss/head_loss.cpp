@@ -88,9 +88,9 @@ void check_teacher(const HeadLossTargets& targets, int64_t vocab) {
   const at::Tensor& hidden = targets.teacher_hidden;
   const at::Tensor& weight = targets.teacher_weight;
   TORCH_CHECK(weight.defined() && hidden.dim() == 2 && weight.dim() == 2 && hidden.size(0) == targets.rows.numel() &&
-                  hidden.size(1) == weight.size(1) && weight.size(0) == vocab,
+                  hidden.size(1) == weight.size(1) && weight.size(0) > 0 && weight.size(0) <= vocab,
               "head_loss: the teacher's hidden ", hidden.sizes(), " and weight do not fit ", targets.rows.numel(),
-              " targets and a vocabulary of ", vocab);
+              " targets and a vocabulary of at most ", vocab);
   TORCH_CHECK(!targets.offsets.defined(), "head_loss: targets both stored and of a teacher");
   for (const auto* tensor : {&hidden, &weight}) {
     TORCH_CHECK(tensor->scalar_type() == at::kFloat || tensor->scalar_type() == at::kBFloat16,

@@ -34,7 +34,9 @@ struct HeadLossTargets {
 
   // Or in their place a teacher that is here: its logits are teacher_hidden teacher_weight^T, in blocks too.
   at::Tensor teacher_hidden{};  // [targets, teacher size] fp32 or bf16
-  at::Tensor teacher_weight{};  // [vocab, teacher size], used in teacher_hidden's dtype
+  at::Tensor teacher_weight{};  // [teacher's vocab, teacher size], used in teacher_hidden's dtype. Tokens of the
+                                //   student's vocabulary beyond the teacher's have q = 0, whose logarithm is taken for
+                                //   ln 1e-30, as it is for stored distributions
 };
 
 inline constexpr int64_t kIgnoredLabel = -100;

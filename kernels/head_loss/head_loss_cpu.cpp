@@ -48,6 +48,8 @@ class LogitBlocks {
   LogitBlocks(at::Tensor probabilities, double scale, int64_t block)
       : x_(std::move(probabilities)), scale_(scale), block_(at::empty({x_.size(0) * block}, at::kFloat)) {}
 
+  int64_t columns() const { return weight_.defined() ? weight_.size(0) : x_.size(1); }
+
   // Valid until the next call. `finish` is called for each row by one of several threads.
   template <typename Finish>
   LogitBlock compute(int64_t first, int64_t count, Finish&& finish) const {
@@ -135,13 +137,16 @@ Concluded conclude(const HeadLossProblem& problem, Rows& rows) {
 template <typename Rows>
 Results run(const Arguments& in, const HeadLossProblem& problem, Rows rows, const LogitBlocks* teacher, int64_t block) {
   const LogitBlocks student(in.hidden, in.weight, problem.options.soft_cap, 1, block);
-  // visit(i, logits, teacher's logits, first, count) for the rows of all blocks; then finish(block, first, count).
+  const int64_t known = teacher != nullptr ? teacher->columns() : 0;  // the teacher's vocabulary
+  // visit(i, logits, teacher's logits or null, first, count) for the rows of all blocks; then finish(block, first,
+  // count). The teacher knows all tokens of a block or none.
   const auto pass = [&](auto&& visit, auto&& finish) {
-    for (int64_t first = 0; first < problem.vocab; first += block) {
-      const int64_t count = std::min(block, problem.vocab - first);
-      const auto theirs = teacher != nullptr ? teacher->compute(first, count, [](int64_t, float*) {}) : LogitBlock();
+    for (int64_t first = 0, count = 0; first < problem.vocab; first += count) {
+      const bool is_known = first < known;
+      count = std::min(block, (is_known ? known : problem.vocab) - first);
+      const auto theirs = is_known ? teacher->compute(first, count, [](int64_t, float*) {}) : LogitBlock();
       const auto here = student.compute(first, count, [&](int64_t i, float* row) {
-        visit(i, row, teacher != nullptr ? theirs.row(i) : nullptr, first, count);
+        visit(i, row, is_known ? theirs.row(i) : nullptr, first, count);
       });
       finish(here, first, count);
     }

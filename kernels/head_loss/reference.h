@@ -51,6 +51,7 @@ inline HeadLoss head_loss(const at::Tensor& hidden, const at::Tensor& weight, co
     const at::Tensor theirs = targets.teacher_hidden.matmul(targets.teacher_weight.t());
     q = at::softmax(theirs / options.teacher_temperature, -1);
     teacher_top = q.argmax(-1);
+    q = at::constant_pad_nd(q, {0, weight.size(0) - q.size(1)});
   } else {
     q = dense_targets(targets, weight.size(0), logits.scalar_type());
     teacher_top = q.argmax(-1);

@@ -161,6 +161,19 @@ TEST(HeadLoss, EveryDivergenceEqualsItsFormulaInFp64) {
   }
 }
 
+// Such as one whose vocabulary is not padded.
+TEST(HeadLoss, GivesTokensThatTheTeacherDoesNotHaveNothing) {
+  for (const int64_t known : {700, 999}) {
+    Problem in = with_teacher(make_inputs({}), known);
+    for (const Divergence kind : kAll) {
+      SCOPED_TRACE(fmt::format("{} tokens, divergence {}", known, static_cast<int>(kind)));
+      expect_equal(in, {.kind = kind, .mix = 0.3});
+      expect_equal(in, {.kind = kind, .mix = 0.3, .divergence = 0.7, .cross_entropy = 0.3, .temperature = 1.7});
+      expect_equal(in, {.kind = kind, .teacher_temperature = 2.0, .entropy_power = 1.0});
+    }
+  }
+}
+
 TEST(HeadLoss, TakesTheTeachersDistributionAtATemperatureOfItsOwn) {
   for (const auto& in : {make_inputs({.vocab = 300, .ids = 300}), with_teacher(make_inputs({}), 1000)}) {
     expect_equal(in, {.temperature = 1.5, .teacher_temperature = 0.6});

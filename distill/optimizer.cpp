@@ -25,7 +25,8 @@ struct FusedGroup {
 };
 
 bool is_inner_matrix(std::string_view name, const at::Tensor& parameter) {
-  return parameter.dim() == 2 && !name.ends_with("embed_tokens.weight") && !name.ends_with("lm_head.weight");
+  return parameter.dim() == 2 && !name.ends_with("embed_tokens.weight") && !name.ends_with("lm_head.weight") &&
+         !name.starts_with("projector.");
 }
 
 at::Tensor no_moments(const at::Tensor& parameter) {

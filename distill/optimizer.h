@@ -17,7 +17,7 @@ namespace distill {
 
 enum class OptimizerKind : uint8_t {
   kAdamW,  // Loshchilov & Hutter 2019, algorithm 2, in LibTorch's fused kernel
-  kMuon,   // muon.h for the matrices inside the model; AdamW for embeddings, the head, norms and biases
+  kMuon,   // muon.h for the matrices inside the model; AdamW for embeddings, the head, norms, biases and projectors
 };
 std::string_view to_string(OptimizerKind kind);
 // "adamw" or "muon". Throws UsageError.

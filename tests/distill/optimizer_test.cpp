@@ -163,6 +163,24 @@ TEST(Muon, FollowsItsFormula) {
   EXPECT_TRUE(parameters[1].second.equal(plain[1].second));
 }
 
+TEST(Muon, LeavesEmbeddingsTheHeadAndProjectorsToAdamW) {
+  const auto matrices = [] {
+    data::NamedTensors all;
+    for (const char* name : {"model.layers.0.mlp.gate_proj.weight", "model.embed_tokens.weight", "lm_head.weight",
+                             "projector.0", "projector.11"}) {
+      all.emplace_back(name, at::eye(3).requires_grad_());
+      all.back().second.mutable_grad() = at::arange(9, at::kFloat).view({3, 3});
+    }
+    return all;
+  };
+  auto with_muon = matrices(), with_adamw = matrices();
+  Optimizer(with_muon, {.kind = OptimizerKind::kMuon}).step(0.1);
+  Optimizer(with_adamw, {}).step(0.1);
+  for (size_t i = 0; i < with_muon.size(); ++i) {
+    EXPECT_EQ(with_muon[i].second.equal(with_adamw[i].second), i > 0) << with_muon[i].first;
+  }
+}
+
 TEST(Optimizer, TreatsParametersByTheirGroup) {
   auto parameters = make_parameters();
   Optimizer optimizer(parameters, {.weight_decay = 0.5,

@@ -158,22 +158,74 @@ TEST_F(ObjectiveTest, CalibrationCountsEachTargetOnce) {
   EXPECT_NEAR(sure.error(), 0.25, 1e-12);
 }
 
-TEST(TargetSupport, RefusesWhatTruncatedTargetsCannotTell) {
-  const auto topk = data::TargetSpec::parse("topk:64");
-  EXPECT_NO_THROW(require_support(topk, TargetUse::kForwardKl, "forward_kl"));
-  EXPECT_NO_THROW(require_support(topk, TargetUse::kEntropy, "entropy"));
-  EXPECT_THAT(error_of([&] { Objective({.divergence = Divergence::kReverseKl}, topk); }),
-              AllOf(HasSubstr("reverse_kl is unsound on targets topk:64"), HasSubstr("never write"),
-                    HasSubstr("--targets full")));
-  EXPECT_THAT(error_of([&] { Objective({.teacher_temperature = 2.0}, topk); }), HasSubstr("one temperature only"));
-  // Cross-entropy alone does not look at the distributions.
-  EXPECT_NO_THROW(Objective({.divergence = Divergence::kReverseKl, .hard_label_weight = 1}, topk));
-}
+// What an objective asks of stored targets, and how a refusal names that.
+struct Wish {
+  std::string name;
+  Divergence kind = Divergence::kForwardKl;
+  double teacher_temperature = 1, entropy_power = 0;
 
-TEST(TargetSupport, AllowsEverythingOnFullTargets) {
-  const auto full = data::TargetSpec::parse("full");
-  for (const auto use : {TargetUse::kForwardKl, TargetUse::kDivergence, TargetUse::kTemperature, TargetUse::kEntropy}) {
-    EXPECT_NO_THROW(require_support(full, use, "anything"));
+  ObjectiveOptions options() const {
+    ObjectiveOptions options{.divergence = kind, .temperature = 1.5};
+    if (teacher_temperature != 1) options.teacher_temperature = teacher_temperature;
+    options.weights.entropy_power = entropy_power;
+    return options;
+  }
+};
+
+// The table in docs/objectives.md: each way of storing targets with each thing that an objective may want of them.
+TEST(TargetSupport, AllowsAndRefusesWhatTheTableSays) {
+  std::vector<Wish> divergences;
+  for (const auto kind : {Divergence::kReverseKl, Divergence::kJensenShannon, Divergence::kTotalVariation,
+                          Divergence::kSkewForwardKl, Divergence::kSkewReverseKl}) {
+    divergences.push_back({.name = std::string(to_string(kind)), .kind = kind});
+  }
+  const std::vector<Wish> temperature{{.name = "teacher_temperature", .teacher_temperature = 2},
+                                      {.name = "teacher_temperature", .teacher_temperature = 0.5}};
+  const std::vector<Wish> entropy{{.name = "weights.entropy_power", .entropy_power = 0.5},
+                                  {.name = "weights.entropy_power", .entropy_power = -1}};
+  struct Row {
+    std::string targets;
+    bool carried_over;
+    // Reasons, empty where it is sound.
+    std::string other_divergences, temperature, entropy;
+  };
+  const std::string online = "distill train --online";
+  const std::vector<Row> table{
+      {"full", false, "", "", ""},
+      {"topk:64", false, "which of the other tokens the teacher would never write", "known at one temperature only",
+       ""},
+      {"sampled:8", false, "not linear", "no estimate of the power", "goes with its errors"},
+      {"hybrid:4+4", false, "not linear", "no estimate of the power", "goes with its errors"},
+      {"threshold:4", false, "not linear", "no estimate of the power", "goes with its errors"},
+      {"full", true, "for the written text alone", "at temperature 1 only", "whatever the teacher's entropy"},
+      {"topk:64", true, "for the written text alone", "at temperature 1 only", "whatever the teacher's entropy"}};
+  for (const Row& row : table) {
+    const auto spec = data::TargetSpec::parse(row.targets);
+    const auto expect = [&](const std::vector<Wish>& wishes, const std::string& reason, const std::string& instead) {
+      for (const Wish& wish : wishes) {
+        SCOPED_TRACE(row.targets + (row.carried_over ? " of another tokenizer, " : ", ") + wish.name);
+        const std::string error = error_of([&] { Objective(wish.options(), spec, row.carried_over); });
+        if (reason.empty()) {
+          EXPECT_EQ(error, "");
+          continue;
+        }
+        EXPECT_THAT(error,
+                    AllOf(HasSubstr(wish.name + " is unsound on targets " + row.targets), HasSubstr(reason),
+                          HasSubstr("Instead: "), HasSubstr(row.carried_over ? "divergence: forward_kl" : instead),
+                          HasSubstr(row.carried_over ? "the teacher's tokenizer" : "--targets"),
+                          HasSubstr(row.carried_over ? "temperatures of 1" : online)));
+      }
+    };
+    expect({{.name = "forward_kl"}}, "", "");
+    expect(divergences, row.other_divergences, "train with divergence: forward_kl");
+    expect(temperature, row.temperature, "leave out teacher_temperature");
+    expect(entropy, row.entropy, "leave out entropy_power");
+    // Cross-entropy alone does not look at the distributions.
+    for (const Wish& wish : divergences) {
+      ObjectiveOptions options = wish.options();
+      options.hard_label_weight = 1;
+      EXPECT_NO_THROW(Objective(options, spec, row.carried_over)) << row.targets << ' ' << wish.name;
+    }
   }
 }
 

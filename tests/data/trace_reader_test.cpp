@@ -86,16 +86,32 @@ TEST_F(TraceReaderTest, SaysWhatIsMissing) {
 
 TEST_F(TraceReaderTest, RefusesShardsThatDontBelongTogether) {
   write("first", provenance_, {sample_trace("a", 0, provenance_)});
-  const auto other = sample_provenance("topk:3");
-  {
+  const std::filesystem::path second = directory() / "second-00000.h5";
+  const auto error_with = [&](const auto& change) {
+    TraceProvenance other = provenance_;
+    change(other);
     TraceWriter writer(folder_.path() / "other", other, {.name = "second"});
     writer.append(sample_trace("b", 0, other));
     writer.finish();
-  }
-  std::filesystem::rename(folder_.path() / "other" / "second-00000.h5", directory() / "second-00000.h5");
-  EXPECT_THAT(
-      error_of([&] { TraceReader::open(directory()); }),
-      AllOf(HasSubstr("first-00000.h5"), HasSubstr("second-00000.h5"), HasSubstr("\"topk:4\" against \"topk:3\"")));
+    std::filesystem::rename(folder_.path() / "other" / "second-00000.h5", second);
+    std::string error = error_of([&] { TraceReader::open(directory()); });
+    std::filesystem::remove(second);
+    return error;
+  };
+  using P = TraceProvenance;
+  const std::string five(64, '5');
+  EXPECT_THAT(error_with([&](P& other) { other.weights = five; }),
+              AllOf(HasSubstr("first-00000.h5"), HasSubstr("second-00000.h5"), HasSubstr("fingerprints weights: \"111"),
+                    HasSubstr("against \"555")));
+  EXPECT_THAT(error_with([&](P& other) { other.config = five; }), HasSubstr("fingerprints config"));
+  EXPECT_THAT(error_with([&](P& other) { other.tokenizer = five; }), HasSubstr("fingerprints tokenizer"));
+  EXPECT_THAT(error_with([&](P& other) { other.chat_template = five; }), HasSubstr("fingerprints chat_template"));
+  EXPECT_THAT(error_with([&](P& other) { other.vocab_size = 51; }), HasSubstr("vocab_size: 50 against 51"));
+  EXPECT_THAT(error_with([&](P& other) { other.sampling.temperature = 0.5; }), HasSubstr("sampling temperature"));
+  EXPECT_THAT(error_with([&](P& other) { other.targets = TargetSpec::parse("topk:3"); }),
+              HasSubstr("\"topk:4\" against \"topk:3\""));
+  // The same teacher elsewhere, asked by another version.
+  EXPECT_EQ(error_with([&](P& other) { other.teacher = "moved.gguf", other.version = "0.2.0"; }), "");
 }
 
 TEST_F(TraceReaderTest, RequiresTheTokenizerAndVocabularyOfTheStudent) {

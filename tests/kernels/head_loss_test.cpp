@@ -1,6 +1,8 @@
 #include "kernels/head_loss/head_loss.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -299,6 +301,60 @@ TEST(HeadLoss, GhostTailIsLeastWhereTheStudentHasTheTeachersProbabilities) {
   const at::Tensor other = weight.detach().clone().requires_grad_();
   head_loss(hidden, other, targets, {.tail = TailRule::kRenormalise}).loss.backward();
   EXPECT_LT(other.grad().flatten()[ids.flatten()[0].item<int64_t>()].item<double>(), -0.01);
+}
+
+// Bytes of tensors that this thread makes while it lives: at most so many at a time.
+class TensorBytes final : public c10::MemoryReportingInfoBase {
+ public:
+  template <typename Body>
+  static int64_t peak_of(Body&& body) {
+    const auto bytes = std::make_shared<TensorBytes>();
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, bytes);
+    body();
+    return bytes->peak_;
+  }
+  void reportMemoryUsage(void* /*data*/, int64_t size, size_t /*total*/, size_t /*reserved*/,
+                         c10::Device /*device*/) override {
+    now_ += size;
+    peak_ = std::max(peak_, now_);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+
+ private:
+  int64_t now_ = 0, peak_ = 0;
+};
+
+TEST(HeadLoss, NeedsOneBlockOfLogitsBeyondItsResults) {
+  constexpr int64_t kVocab = 50'000, kTargets = 512, kSize = 64, kIds = 64;
+  constexpr int64_t kLogits = kTargets * kVocab * 4;
+  static_assert(kLogits > 4 * kHeadLossWorkspaceBytes);
+  Problem stored;
+  stored.hidden = random({kTargets, kSize}, 1);
+  stored.weight = random({kVocab, kSize}, 2) * 0.3;
+  stored.targets = {.rows = at::arange(kTargets),
+                    .labels = at::arange(kTargets),
+                    .offsets = at::arange(kTargets + 1) * kIds,
+                    .ids = (at::arange(kIds) * 700).repeat(kTargets),
+                    .weights = at::full({kTargets * kIds}, 0.8 / kIds, at::kFloat),
+                    .uncovered = at::full({kTargets}, 0.2, at::kFloat)};
+  const auto expect_small = [&](const Problem& in, at::ScalarType dtype, Divergence kind) {
+    const at::Tensor hidden = in.hidden.to(dtype).requires_grad_();
+    const at::Tensor weight = in.weight.to(at::kFloat).requires_grad_();
+    const HeadLossTargets targets = in_dtype(in.targets, dtype);
+    const auto results = static_cast<int64_t>(hidden.nbytes() + weight.nbytes());
+    const int64_t copy = dtype == at::kFloat ? 0 : 2 * weight.numel();
+    // What grows with the targets alone: their hidden states, the gradient of these, measures.
+    constexpr int64_t kSmall = 8 * kTargets * kSize * 4;
+    const int64_t peak = TensorBytes::peak_of([&] { head_loss(hidden, weight, targets, {.kind = kind}); });
+    EXPECT_LT(peak, kHeadLossWorkspaceBytes + results + copy + kSmall) << static_cast<int>(kind) << ' ' << dtype;
+    EXPECT_GT(peak, results);
+  };
+  const Problem online = with_teacher(stored, kVocab, kSize);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    expect_small(stored, dtype, Divergence::kForwardKl);
+    expect_small(online, dtype, Divergence::kJensenShannon);
+  }
+  EXPECT_GE(TensorBytes::peak_of([&] { at::empty({kTargets, kVocab}, at::kFloat); }), kLogits);  // that it counts
 }
 
 TEST(HeadLoss, AddsUpOverAccumulatedBatchesAndTiedEmbeddings) {

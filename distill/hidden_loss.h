@@ -1,4 +1,4 @@
-// How far a student's last hidden states are from a teacher's, seen through a matrix W between their sizes that is
+// How far a student's hidden states are from a teacher's, seen through a matrix W between their sizes that is
 // learned along with the student and of no use afterwards:
 //   mse     1/H' |W h - h'|^2   (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, eq. 8)
 //   cosine  1 - cos(W h, h')    (DistilBERT, Sanh et al. 2019, arXiv 1910.01108, §2, there without W)

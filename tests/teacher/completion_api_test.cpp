@@ -148,8 +148,7 @@ TEST_F(CompletionApi, ReportsWhatIsNoAnswer) {
   for (const char* event :
        {"{\"choices\"", "[]", "3", "{}", "{\"choices\": 3}", "{\"choices\": [{}, {}]}",
         "{\"choices\": [{\"logprobs\": {\"content\": [{}]}}]}", "{\"choices\": [{\"logprobs\": {\"content\": 3}}]}",
-        "{\"choices\": [{\"logprobs\": {\"tokens\": [\"a\"], \"token_logprobs\": [], "
-        "\"top_logprobs\": []}}]}",
+        R"({"choices": [{"logprobs": {"tokens": ["a"], "token_logprobs": [], "top_logprobs": []}}]})",
         "{\"error\": {\"message\": \"overloaded\"}}"}) {
     AnswerReader reader(mapper_, 2, 10);
     EXPECT_THROW(reader.read(event), core::Error) << event;

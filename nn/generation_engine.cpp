@@ -285,6 +285,7 @@ void GenerationEngine::Run::append_drafts(const StepPlan& plan) {
     }
     if (answers.empty()) return;
     std::vector<at::Tensor> before;
+    before.reserve(answers.size());
     for (const Answer* answer : answers) before.push_back(answer->guess_hidden);
     const StepBatch batch = assemble(ahead, 1);
     const at::Tensor hidden = compute(ahead, [&] {
@@ -409,6 +410,7 @@ void GenerationEngine::Run::show_logits(const at::Tensor& logits, const at::Tens
                                         const std::vector<Answer*>& answers) const {
   if (!hooks_.on_logits) return;
   std::vector<LogitsRow> owners;
+  owners.reserve(answers.size());
   for (const Answer* answer : answers) {
     owners.push_back({.id = answer->request->id, .sample = answer->sample, .index = answer->drawn()});
   }

@@ -104,6 +104,7 @@ bool is_plain_type(std::string_view dtype) {
 
 std::vector<int64_t> scale_shape(const std::vector<int64_t>& shape) {
   std::vector<int64_t> blocks;
+  blocks.reserve(shape.size());
   for (const int64_t size : shape) blocks.push_back((size + kernels::kScaleBlock - 1) / kernels::kScaleBlock);
   return blocks;
 }

@@ -23,7 +23,7 @@ class Curves {
       const std::string kind = line.value("kind", "");
       for (const auto& [name, value] : line.items()) {
         if (!value.is_number() || name == "step") continue;
-        core::PlotSeries& series = series_[kind + " " + name];
+        core::PlotSeries& series = series_[fmt::format("{} {}", kind, name)];
         series.x.push_back(line["step"].get<double>());
         series.y.push_back(value.get<double>());
       }
@@ -96,6 +96,7 @@ void add_summary(core::HtmlReport& report, const TrainingSummary& summary) {
 std::vector<AnswerSample> sample_answers(const TrainingJob& job, const std::vector<size_t>& documents) {
   std::vector<AnswerSample> samples;
   std::vector<data::TraceDocument> traces;
+  traces.reserve(documents.size());
   for (const size_t document : documents) traces.push_back(job.traces->read_document(document));
   const auto answers =
       write_answers(job.student, traces,

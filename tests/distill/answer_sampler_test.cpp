@@ -76,10 +76,13 @@ TEST_F(AnswerSamplerTest, PacksLongerAnswersIntoMoreBatches) {
   const auto whole = sampler(options, 1000).rewrite(batch, *student, false, 4, 0);
   ASSERT_EQ(whole.size(), 1);
   ASSERT_GT(whole[0].tokens.numel(), 64);
-  const auto row_of = [](const data::TrainingBatch& from, size_t document) {
+  struct Rows {
+    int64_t begin, end;
+  };
+  const auto rows_of = [](const data::TrainingBatch& from, size_t document) {
     const auto at = static_cast<size_t>(std::ranges::find(from.documents, document) - from.documents.begin());
     const auto* const offset = from.sequence_offsets.const_data_ptr<int32_t>();
-    return std::pair<int64_t, int64_t>(offset[at], offset[at + 1]);
+    return Rows{offset[at], offset[at + 1]};
   };
   for (const int64_t room : {64, 20}) {
     const auto batches = sampler(options, room).rewrite(batch, *student, false, 4, 0);
@@ -92,17 +95,17 @@ TEST_F(AnswerSamplerTest, PacksLongerAnswersIntoMoreBatches) {
       for (const size_t document : part.documents) {
         documents.push_back(document);
         // The same answer, cut to the room there is.
-        const auto [begin, end] = row_of(part, document);
-        const auto [whole_begin, whole_end] = row_of(whole[0], document);
-        EXPECT_EQ(end - begin, std::min(room, whole_end - whole_begin));
+        const Rows rows = rows_of(part, document), uncut = rows_of(whole[0], document);
+        const int64_t count = rows.end - rows.begin;
+        EXPECT_EQ(count, std::min(room, uncut.end - uncut.begin));
         const auto equal = [&](const at::Tensor& a, const at::Tensor& b) {
-          return a.narrow(0, begin, end - begin).equal(b.narrow(0, whole_begin, end - begin));
+          return a.narrow(0, rows.begin, count).equal(b.narrow(0, uncut.begin, count));
         };
         EXPECT_TRUE(equal(part.tokens, whole[0].tokens));
         EXPECT_TRUE(equal(part.positions, whole[0].positions));
         EXPECT_TRUE(equal(part.labels, whole[0].labels));
-        const auto targets = part.target_rows.ge(begin).logical_and(part.target_rows.lt(end)).sum().item<int64_t>();
-        EXPECT_EQ(targets, end - begin - (traces_->read_document(document).prompt_length - 1));
+        const at::Tensor targets = part.target_rows.ge(rows.begin).logical_and(part.target_rows.lt(rows.end));
+        EXPECT_EQ(targets.sum().item<int64_t>(), count - (traces_->read_document(document).prompt_length - 1));
       }
     }
     EXPECT_THAT(documents, testing::UnorderedElementsAreArray(batch.documents));

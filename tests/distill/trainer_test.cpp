@@ -6,8 +6,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -22,8 +24,6 @@
 #include "tests/data/expect_error.h"
 #include "tests/distill/tiny_traces.h"
 #include "tests/temporary_folder.h"
-
-extern char** environ;
 
 namespace distill {
 namespace {
@@ -507,7 +507,9 @@ TEST(TrainerProcess, DISABLED_Child) {
   at::set_num_threads(1);
   core::install_interrupt_handlers();
   TinyModel student(kTinyVocab, 16, 1);
-  Recipe recipe = tiny_recipe(std::atoll(std::getenv(kChildSteps)));
+  const char* const steps = std::getenv(kChildSteps);
+  ASSERT_NE(steps, nullptr);
+  Recipe recipe = tiny_recipe(std::atoll(steps));
   recipe.checkpoint_every = 3;
   recipe.validate_every = 7;
   const auto summary =
@@ -525,11 +527,8 @@ pid_t start_child(const fs::path& data, const fs::path& run, int64_t steps) {
   ::setenv(kChildSteps, std::to_string(steps).c_str(), 1);
   const char* arguments[] = {"distill_test", "--gtest_filter=TrainerProcess.DISABLED_Child",
                              "--gtest_also_run_disabled_tests", "--gtest_brief=1", nullptr};
-  const pid_t pid = ::vfork();
-  if (pid == 0) {
-    ::execve("/proc/self/exe", const_cast<char**>(arguments), environ);
-    ::_exit(127);
-  }
+  pid_t pid = 0;
+  EXPECT_EQ(::posix_spawn(&pid, "/proc/self/exe", nullptr, nullptr, const_cast<char**>(arguments), environ), 0);
   return pid;
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "core/html_report.h"
@@ -14,8 +13,6 @@
 
 namespace distill {
 namespace {
-
-using testing::HasSubstr;
 
 class TrainingReportTest : public testing::Test {
  protected:

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -199,7 +200,7 @@ TEST(HeadLoss, WeighsTargetsByTheTeachersEntropy) {
 }
 
 TEST(HeadLoss, LeavesIgnoredLabelsOutOfTheCrossEntropyAlone) {
-  for (auto in : {make_inputs({}), with_teacher(make_inputs({}), 1000)}) {
+  for (const auto& in : {make_inputs({}), with_teacher(make_inputs({}), 1000)}) {
     in.targets.labels.narrow(0, 3, 5).fill_(kIgnoredLabel);
     expect_equal(in, {.divergence = 0.7, .cross_entropy = 0.3});
   }

@@ -282,10 +282,13 @@ def mismatches(teacher):
     pathlib.Path("cut.json").write_text('{"model_type": ')
     expect("cut student", ["cut.json", "line 1"], *train, "cut.json")
     pathlib.Path("bad.yaml").write_text("optimizer: [1,\n  :")
-    expect("bad recipe", ["bad.yaml", "line"], *train, "student.json", "--recipe", "bad.yaml")
+    pathlib.Path("twice.yaml").write_text("steps: 1\nsteps: 2\n")
     pathlib.Path("typo.yaml").write_text("learning_rat: 1\n")
-    expect("misspelt recipe", ["typo.yaml", "learning_rat", "optimizer"], *train, "student.json", "--recipe",
-           "typo.yaml", code=2)  # fmt: skip
+    for name, words in [("bad", ["line"]), ("twice", ["line 2", "steps"]), ("typo", ["learning_rat", "optimizer"]),
+                        ("nowhere", [])]:  # fmt: skip
+        recipe = ["student.json", "--recipe", f"{name}.yaml"]
+        expect(f"{name} recipe", [f"{name}.yaml", *words], *train, *recipe, code=2)
+        expect(f"{name} recipe of ranks", [f"{name}.yaml", *words], *train, *recipe, "--nproc", "2", code=2)
     for name, recipe, words in [
         ("misspelt divergence", {"objective": {"divergence": "reverse"}}, ["objective.divergence", "reverse_kl"]),
         ("unsound objective", {"objective": {"divergence": "reverse_kl"}}, ["unsound", "threshold", "--online"]),
@@ -301,8 +304,10 @@ def mismatches(teacher):
         pathlib.Path("objective.json").write_text(json.dumps(recipe))
         expect(name, words, *train, "student.json", "--recipe", "objective.json", code=2)
     expect("online teacher of another tokenizer", ["other tokenizer"], *train, "student.json", "--online", other)
-    expect("weights for too few teachers", ["--online-weights"], *train, "student.json", "--online", teacher,
-           "--online-weights", "1", "2", code=2)  # fmt: skip
+    for name, words, weights in [("for too few teachers", ["2 for 1 teachers"], ["0.75", "0.25"]),
+                                 ("of nothing", ["0 is not a number above 0"], ["0"])]:  # fmt: skip
+        expect(f"weights {name}", ["--online-weights", *words], *train, "student.json", "--online", teacher,
+               "--online-weights", *weights, code=2)  # fmt: skip
     expect("no online teacher", ["nowhere"], *train, "student.json", "--online", "nowhere")
 
 

@@ -163,7 +163,6 @@ def check_damages(model):
         ("NaN scale", [EXPERT + "_scale_inv", "not finite"], {EXPERT + "_scale_inv": nan}),
         ("NaN in the router", [ROUTER, "not finite"],
          {ROUTER: ("F32", (EXPERTS, HIDDEN), NAN * EXPERTS * HIDDEN)}),
-        ("NaN in embeddings", ["NaN"], {EMBEDDING: ("F32", (VOCAB, HIDDEN), NAN * VOCAB * HIDDEN)}),
         ("scale of nothing", ["model.norm.weight_scale_inv", "no place"], {"model.norm.weight_scale_inv": nan}),
         ("shape of an expert", [EXPERT, "[8, 8]", "[8, 16]"], {EXPERT: ("F8_E4M3", (MOE, 8), bytes(MOE * 8))}),
     ]:
@@ -177,8 +176,9 @@ def check_damages(model):
          {"quantization_config": {"quant_method": "gptq"}}),
     ]:  # fmt: skip
         expect_everywhere(name, words, write_model(pathlib.Path(name), config))
-    expect("NaN while generating", ["one of the prompts", '"a"'],
-           *generate(pathlib.Path("NaN in embeddings"), "--out", "out"))  # fmt: skip
+    unsound = {EMBEDDING: ("F32", (VOCAB, HIDDEN), NAN * VOCAB * HIDDEN)}  # too many to look at before they are used
+    expect("NaN while generating", ['prompt "a"', "NaN"],
+           *generate(write_model(pathlib.Path("unsound"), changes=unsound), "--out", "begun"))  # fmt: skip
     for name, words, damage in [
         ("cut shard", [shard, "truncated"], lambda m: cut(m / shard, -8)),
         ("no shard", [shard], lambda m: (m / shard).unlink()),

@@ -6,6 +6,7 @@ tokens to other experts and logits cannot be compared. So each token belongs to 
 each layer's router sends a topic to experts of its own, drawn at random."""
 
 import json
+import os
 import pathlib
 import sys
 
@@ -278,6 +279,12 @@ def make(folder, shape):
         partial = q8.with_suffix(".partial")
         write_gguf(c, bf16, partial)
         partial.rename(q8)
+        # Freshly written files lie scattered in memory, and reading them is slower by a tenth to a third than what was
+        # read from the disk.
+        for file in (*fp8.iterdir(), *bf16.iterdir(), q8):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 if __name__ == "__main__":

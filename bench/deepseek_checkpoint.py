@@ -32,6 +32,9 @@ SHAPES = {
                     topk_group=1, num_experts_per_tok=6, kv_lora_rank=512, q_lora_rank=1536, qk_rope_head_dim=64,
                     qk_nope_head_dim=128, v_head_dim=128),
 }  # fmt: skip
+# With a prediction module to draft tokens, for our own program alone.
+SHAPES["small-drafts"] = SHAPES["small"] | dict(num_nextn_predict_layers=1)
+WRONG_DRAFTS = 0.15  # of all tokens; of DeepSeek-V3's 85 to 90 % are right (DeepSeek-V3 report, section 5.4.3)
 COMMON = dict(model_type="deepseek_v3", architectures=["DeepseekV3ForCausalLM"], first_k_dense_replace=1, moe_layer_freq=1,
               scoring_func="sigmoid", topk_method="noaux_tc", norm_topk_prob=True, routed_scaling_factor=2.5,
               hidden_act="silu", rms_norm_eps=1e-6, rope_theta=10000.0, rope_scaling=None, attention_bias=False,
@@ -39,6 +42,8 @@ COMMON = dict(model_type="deepseek_v3", architectures=["DeepseekV3ForCausalLM"],
               eos_token_id=2)  # fmt: skip
 TOPICS = 32
 TOPIC_LOGIT = 8  # of a topic's experts, where hidden states hold nothing else
+FOLLOWING_LOGIT = 40  # of a token's follower, where hidden states hold nothing but the token
+QUIET = 0.2  # what layers add to them then
 OTHER_LOGITS = 0.3  # deviation of what other directions add to experts' logits
 
 
@@ -83,7 +88,14 @@ def parts(c):
     """The tensors of each file."""
     ends = {"model.embed_tokens.weight": (c["vocab_size"], c["hidden_size"]), "model.norm.weight": (c["hidden_size"],),
             "lm_head.weight": (c["vocab_size"], c["hidden_size"])}  # fmt: skip
-    return [ends] + [layer_tensors(c, layer) for layer in range(c["num_hidden_layers"])]
+    modules = range(c["num_hidden_layers"], c["num_hidden_layers"] + c["num_nextn_predict_layers"])
+    hidden = c["hidden_size"]
+    return ([ends] + [layer_tensors(c, layer) for layer in range(c["num_hidden_layers"])] +
+            [layer_tensors(c, layer) | {f"model.layers.{layer}.{name}.weight": shape for name, shape in
+                                        (("enorm", (hidden,)), ("hnorm", (hidden,)), ("eh_proj", (hidden, 2 * hidden)),
+                                         ("shared_head.norm", (hidden,)),
+                                         ("shared_head.head", (c["vocab_size"], hidden)))}
+             for layer in modules])  # fmt: skip
 
 
 def is_quantised(name):
@@ -141,10 +153,31 @@ def router(c, topics):
     return of_topic.T @ topics + OTHER_LOGITS * projection((c["n_routed_experts"], c["hidden_size"]))
 
 
+def following_heads(c, embeddings):
+    """A head after which one token is followed by one other, as likely as in text, and another that is wrong about some:
+    rows are embeddings of the tokens before."""
+    before = torch.randperm(c["vocab_size"])
+    head = embeddings.float()[before] * FOLLOWING_LOGIT / (2 * c["hidden_size"])
+    guesses = head.clone()
+    wrong = torch.rand(c["vocab_size"]) < WRONG_DRAFTS
+    guesses[wrong] = guesses[wrong].roll(1, 0)
+    return head.bfloat16(), guesses.bfloat16()
+
+
 def write_safetensors(c, fp8, bf16):
+    """`bf16` may be None."""
     torch.manual_seed(0)
     topics = topic_directions(c)
-    places = {fp8: {}, bf16: {}}
+    places = {fp8: {}, **({bf16: {}} if bf16 else {})}
+    special = {}
+    if c["num_nextn_predict_layers"]:
+        module = f"model.layers.{c['num_hidden_layers']}"
+        embeddings = embedding(c, topics).bfloat16()
+        head, guesses = following_heads(c, embeddings)
+        hidden = torch.eye(c["hidden_size"])
+        special = {"model.embed_tokens.weight": embeddings, "lm_head.weight": head,
+                   f"{module}.shared_head.head.weight": guesses,
+                   f"{module}.eh_proj.weight": torch.cat([hidden, 0.1 * hidden], 1)}  # fmt: skip
     for folder in places:
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -156,10 +189,15 @@ def write_safetensors(c, fp8, bf16):
         stored, plain = {}, {}
         for name, shape in shapes.items():
             if is_quantised(name):
-                stored[name], stored[name + "_scale_inv"] = quantise(projection(shape))
+                values = special.get(name, projection(shape))
+                if special and name.endswith(("o_proj.weight", "down_proj.weight")):
+                    values = QUIET * values
+                stored[name], stored[name + "_scale_inv"] = quantise(values)
                 plain[name] = dequantise(stored[name], stored[name + "_scale_inv"]).bfloat16()
                 continue
-            if name.endswith("norm.weight"):
+            if name in special:
+                values = special[name]
+            elif name.endswith("norm.weight"):
                 values = (1 + 0.1 * torch.randn(shape)).bfloat16()
             elif name.endswith("correction_bias"):
                 values = 0.05 * torch.randn(shape)
@@ -171,9 +209,11 @@ def write_safetensors(c, fp8, bf16):
                 values = projection(shape).bfloat16()
             stored[name] = plain[name] = values
         save(fp8, f"model-{index:05}.safetensors", stored)
-        save(bf16, f"model-{index:05}.safetensors", plain)
+        if bf16:
+            save(bf16, f"model-{index:05}.safetensors", plain)
     quantisation = dict(activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=[BLOCK, BLOCK])
-    for folder, more in ((fp8, dict(quantization_config=quantisation)), (bf16, {})):
+    for folder in places:
+        more = dict(quantization_config=quantisation) if folder == fp8 else {}
         (folder / "model.safetensors.index.json").write_text(
             json.dumps({"metadata": {}, "weight_map": places[folder]}))
         (folder / "config.json").write_text(json.dumps({**c, "torch_dtype": "bfloat16", **more}, indent=2))
@@ -270,8 +310,12 @@ def write_gguf(c, bf16, path):
 
 
 def make(folder, shape):
-    """Whatever of the three is not there yet in `folder`."""
+    """Whatever of the three is not there yet in `folder`; of small-drafts the FP8 checkpoint alone."""
     c = config_of(shape)
+    if c["num_nextn_predict_layers"]:
+        if not (folder / f"{shape}-fp8/config.json").exists():
+            write_safetensors(c, folder / f"{shape}-fp8", None)
+        return
     fp8, bf16, q8 = (folder / f"{shape}{end}" for end in ("-fp8", "-bf16", "-q8_0.gguf"))
     if not bf16.joinpath("config.json").exists():
         write_safetensors(c, fp8, bf16)

@@ -2,7 +2,7 @@
 // length. Prints one JSON object per batch size; generation_bench.py runs it beside its peers.
 //   generation_bench MODEL [prompt tokens = 64] [new tokens = 64] [batch sizes = 1 16] ...
 // OMP_NUM_THREADS limits its threads. DISTILL_BENCH_CLOCK=cpu measures processor time, for one thread on a machine that
-// others use too.
+// others use too. DISTILL_BENCH_DRAFTS=N lets the model's prediction module guess N tokens ahead; none by default.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -35,12 +35,19 @@ struct Workload {
 struct Timing {
   double prefill_seconds = 0;  // until the first token of every answer is drawn
   double decode_seconds = 0;   // for all tokens after the first
+  double tokens_per_pass = 1;
 };
+
+int64_t draft_tokens() {
+  const char* const drafts = std::getenv("DISTILL_BENCH_DRAFTS");
+  return drafts ? std::atoi(drafts) : 0;
+}
 
 Timing measure(nn::CausalLM& model, const Workload& workload, uint64_t seed) {
   nn::GenerationEngine engine(model, nullptr,
                               {.max_sequences = workload.batch,
-                               .cache_tokens = workload.batch * (workload.prompt_tokens + workload.new_tokens + 64)});
+                               .cache_tokens = workload.batch * (workload.prompt_tokens + workload.new_tokens + 64),
+                               .draft_tokens = draft_tokens()});
   int64_t next = 0;
   int64_t waiting_for_first = workload.batch;
   Timing timing;
@@ -64,6 +71,7 @@ Timing measure(nn::CausalLM& model, const Workload& workload, uint64_t seed) {
         start = seconds();
       }});
   timing.decode_seconds = seconds() - start;
+  timing.tokens_per_pass = nn::tokens_per_pass(engine.statistics().drafts);
   return timing;
 }
 
@@ -94,6 +102,7 @@ void run(int argc, char** argv) {
                                        {"prefill_tokens_per_second", batch * prompt_tokens / prefill},
                                        {"decode_tokens_per_second", batch * (new_tokens - 1) / decode},
                                        {"generated_tokens_per_second", batch * new_tokens / (prefill + decode)},
+                                       {"tokens_per_pass", timings.front().tokens_per_pass},
                                        {"peak_memory_bytes", peak_resident_bytes()}}
                             .dump()
                             .c_str());

@@ -1,6 +1,6 @@
 """Encoding speed beside Hugging Face tokenizers, in one run on one thread: documents of 1 to 10 kB of prose and of code.
 
-    python bench/tokenizer_bench.py [--build build/release] [--seconds 1] [FAMILY...]
+    ~/.cache/distill/parity/bin/python bench/tokenizer_bench.py [--build build/release] [--seconds 1] [FAMILY...]
 
 The peer is timed both as people call it (encode, which also computes offsets) and at its fastest (encode_batch_fast,
 without offsets, one document a call). Processor time of the fastest pass counts, since others may share the machine. The

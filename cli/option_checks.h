@@ -68,7 +68,7 @@ inline void add_cache_dtype_option(CLI::App& command, bool& fp8) {
   command
       .add_option_function<std::string>(
           "--cache-dtype", [&fp8](const std::string& type) { fp8 = type == "fp8"; },
-          "What a DeepSeek model's cache holds: auto, as it computes, or fp8, in half the memory")
+          "What a DeepSeek model's cache holds: auto, as it computes, or fp8, in little more than half the memory")
       ->check(CLI::IsMember({"auto", "fp8"}))
       ->default_str("auto");
 }

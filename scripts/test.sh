@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds distill and runs its tests. Each test has a label that says what kind it is: unit, simt (CUDA kernels executed
 # on the CPU), parity (against other programs), browser (a report in chromium), fault (the program on bad input), fuzz,
-# package (the installed package), style. Without an option all of them run, the fuzzers for a few seconds each; where nvcc is at hand, the CUDA kernels
-# and NCCL's backend are compiled and linked as well.
+# package (the installed package), style. Without an option all of them run, the fuzzers for a few seconds each;
+# where nvcc is at hand, the CUDA kernels and NCCL's backend are compiled and linked as well.
 #   --quick      only the unit tests, without the Python peers of the parity suites
 #   --sanitizers the unit tests, built with AddressSanitizer and UndefinedBehaviorSanitizer (the SIMT tests are left
 #                out: their fibers change stacks behind the sanitizers' backs)

@@ -128,8 +128,10 @@ void add_chat_command(CLI::App& app) {
   command->add_option("--seed", options->generate.seed, "The same seed and messages give the same answers")
       ->capture_default_str();
   add_thinking_budget_option(*command, options->thinking_budget);
-  command->add_option("--draft-tokens", options->draft_tokens,
-                      "Tokens guessed ahead and checked in one pass; 1 if the model has a prediction module (MTP)");
+  command->add_option(
+      "--draft-tokens", options->draft_tokens,
+      "Tokens guessed ahead and checked in one pass; 1 if the model has a prediction module (MTP) that is\n"
+      "mostly right");
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();

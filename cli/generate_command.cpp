@@ -281,8 +281,8 @@ void add_generate_command(CLI::App& app) {
   add_thinking_budget_option(*command, options->sampling.thinking_budget);
   command->add_option(
       "--draft-tokens", options->capture.draft_tokens,
-      "Tokens guessed ahead and checked in one pass; 1 if the teacher has a prediction module (MTP), for "
-      "the same answers sooner");
+      "Tokens guessed ahead and checked in one pass, for the same answers sooner; 1 if the teacher has a\n"
+      "prediction module (MTP) that is mostly right");
   command->add_option("--dtype", options->dtype, "What to compute in: bf16 or fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();

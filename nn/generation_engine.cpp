@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "nn/drafter.h"
 #include "nn/stop_strings.h"
 
@@ -18,6 +19,8 @@ namespace {
 
 constexpr int64_t kDefaultCacheBytes = int64_t{2} << 30;
 constexpr int64_t kMaxDrafts = 64;
+constexpr int64_t kTriedDrafts = 256;     // after which drafts that nobody asked for must have paid
+constexpr double kLeastAcceptance = 0.5;  // checking one costs a mixture of experts about half of a token
 
 int64_t cache_blocks(const CausalLM& model, const EngineOptions& options) {
   int64_t tokens = options.cache_tokens;
@@ -104,6 +107,7 @@ class GenerationEngine::Run {
   }
   std::string prompts_of(const StepPlan& plan) const;
   void append_drafts(const StepPlan& plan);
+  void stop_useless_drafts();
   std::vector<Drawing> take_drafts_back(const StepPlan& plan);
   std::vector<bool> draw_and_check(const std::vector<Drawing>& drawings, const at::Tensor& logits,
                                    const at::Tensor& states, size_t items);
@@ -266,7 +270,21 @@ void GenerationEngine::Run::step() {
     const at::Tensor states = tap.states.empty() ? at::Tensor() : at::stack(tap.states, 1);
     alive = draw_and_check(drawings, engine_.model_.logits(drawing(hidden)).contiguous(), states, plan.items.size());
   }
-  if (engine_.drafter_ != nullptr) guess(plan, alive, hidden);
+  if (engine_.drafter_ != nullptr) {
+    stop_useless_drafts();
+    guess(plan, alive, hidden);
+  }
+}
+
+void GenerationEngine::Run::stop_useless_drafts() {
+  if (engine_.options_.draft_tokens || !engine_.drafts_pay_) return;
+  const DraftCount& first = engine_.statistics_.drafts.front();
+  if (first.checked < kTriedDrafts || first.acceptance() >= kLeastAcceptance) return;
+  engine_.drafts_pay_ = false;
+  core::log::warn(
+      "of {} drafted tokens {:.0f} % were right, which is slower than none; going on without (--draft-tokens keeps "
+      "them)",
+      first.checked, 100 * first.acceptance());
 }
 
 // Puts the drafts that a step checks behind their sequences' tokens. The first was guessed when the last token was
@@ -363,7 +381,8 @@ std::vector<bool> GenerationEngine::Run::draw_and_check(const std::vector<Drawin
   return alive;
 }
 
-// Lets the drafter read what the model has just read and, where a sequence's next token is due, guess it.
+// Lets the drafter read what the model has just read and, where a sequence's next token is due, guess it. Once drafts
+// don't pay the drafter, which has then missed tokens, reads no more, and no sequence has drafts.
 void GenerationEngine::Run::guess(const StepPlan& plan, const std::vector<bool>& alive, at::Tensor hidden) {
   StepPlan known;
   std::vector<int64_t> rows;  // of `hidden` that stand, each with a token that follows it
@@ -379,7 +398,7 @@ void GenerationEngine::Run::guess(const StepPlan& plan, const std::vector<bool>&
       for (int64_t row = first; row < first + count; ++row) rows.push_back(row);
       known.items.push_back({.sequence = &sequence, .begin = item.begin, .count = count});
       Answer& answer = answers_.at(sequence.id);
-      const auto drafts = static_cast<int64_t>(engine_.statistics_.drafts.size());
+      const int64_t drafts = engine_.drafts_pay_ ? static_cast<int64_t>(engine_.statistics_.drafts.size()) : 0;
       // A pass that accepts all its drafts draws one token more.
       sequence.drafts = item.begin + count < sequence.length - 1
                             ? 0
@@ -392,7 +411,7 @@ void GenerationEngine::Run::guess(const StepPlan& plan, const std::vector<bool>&
     }
     first += item.count;
   }
-  if (rows.empty()) return;
+  if (rows.empty() || !engine_.drafts_pay_) return;
   if (static_cast<int64_t>(rows.size()) != hidden.size(0)) hidden = hidden.index_select(0, at::tensor(rows, at::kLong));
   const StepBatch batch = assemble(known, 1);
   hidden = compute(known,

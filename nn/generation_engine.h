@@ -27,7 +27,8 @@ struct EngineOptions {
   // Of the cache. 0: enough for `max_sequences` whole contexts, but at most 2 GiB (memory not used is not touched).
   int64_t cache_tokens = 0;
   // Tokens that the model's drafter guesses ahead of each next one, to be checked in the same pass. Empty: 1 if it has
-  // a drafter. Answers stay the same.
+  // a drafter, and none any more when of many fewer than half were right, for such drafts cost more than they save.
+  // Answers stay the same.
   std::optional<int64_t> draft_tokens{};
 };
 
@@ -107,6 +108,7 @@ class GenerationEngine {
   std::shared_ptr<const data::Tokenizer> tokenizer_;
   EngineOptions options_;
   Drafter* drafter_ = nullptr;  // of the model; null if there are to be no drafts
+  bool drafts_pay_ = true;
   std::unique_ptr<KvCache> cache_;
   std::vector<Sampler> samplers_;  // one per thread
   EngineStatistics statistics_;

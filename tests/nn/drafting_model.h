@@ -55,21 +55,21 @@ class DraftingModel final : public ContextModel, public Drafter {
         const int64_t t = begin + p - (length - (end - begin));
         TORCH_CHECK(batch.positions[t].item<int64_t>() == p, "token ", t, " has a wrong position");
         check_hidden(context, hidden[t]);
-        hashes.push_back(hash(context) ^ (errs && core::Philox(hash(context), 1, 0).next_below(3) == 0 ? 1 : 0));
+        hashes.push_back(hash(context) ^ (core::Philox(hash(context), 1, 0).next_below(3) < wrong_thirds ? 1 : 0));
       }
     });
     return hidden_of(hashes);
   }
   at::Tensor draft_logits(const at::Tensor& hidden) override { return ContextModel::logits(hidden); }
 
-  bool errs = false;  // one guess in three is of another context
+  uint32_t wrong_thirds = 0;  // so many guesses of three are of another context
 
  private:
   // The hidden state that comes with a token is that of the context before it: the model's, or the drafter's own.
   void check_hidden(std::vector<int64_t> context, const at::Tensor& row) const {
     context.pop_back();
     const at::Tensor expected = hidden_of({hash(context)})[0];
-    TORCH_CHECK(errs || expected.equal(row), "the drafter got the hidden state of another position");
+    TORCH_CHECK(wrong_thirds > 0 || expected.equal(row), "the drafter got the hidden state of another position");
   }
 };
 

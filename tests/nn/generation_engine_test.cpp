@@ -396,7 +396,7 @@ TEST(GenerationEngine, AnswersTheSameWithDraftsWhateverTheyGuess) {
   DraftingModel model;
   const auto requests = mixed_requests();
   for (const bool errs : {false, true}) {
-    model.errs = errs;
+    model.wrong_thirds = errs ? 1 : 0;
     for (const int64_t drafts : {1, 2, 5}) {
       for (const int64_t batch : {1, 3, 16}) {
         for (const int64_t step_tokens : {3, 512}) {
@@ -436,6 +436,23 @@ TEST(GenerationEngine, AnswersTheSameWithDraftsWhenBlocksRunOut) {
   }
 }
 
+TEST(GenerationEngine, StopsDraftingWhenMostDraftsAreWrong) {
+  DraftingModel model;
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 12; ++i) requests.push_back(request(fmt::format("p{}", i), 5 + i, {.max_new_tokens = 60}));
+  const auto checked = [&](uint32_t wrong_thirds, std::optional<int64_t> drafts) {
+    model.wrong_thirds = wrong_thirds;
+    EngineStatistics statistics;
+    const EngineOptions options{.max_sequences = 3, .draft_tokens = drafts};
+    expect_all_as_alone(model, requests, generate(model, requests, options, {}, &statistics));
+    return statistics.drafts.at(0).checked;
+  };
+  const int64_t all = checked(2, 1);  // somebody wants them
+  EXPECT_GT(all, 400);
+  EXPECT_NEAR(static_cast<double>(checked(2, std::nullopt)), 256, 6);
+  EXPECT_GT(checked(1, std::nullopt), 300);
+}
+
 TEST(GenerationEngine, TakesFewerStepsWithDrafts) {
   DraftingModel model;
   const std::vector<GenerationRequest> requests{request("p", 9, {.max_new_tokens = 61})};
@@ -451,7 +468,7 @@ TEST(GenerationEngine, TakesFewerStepsWithDrafts) {
 
 TEST(GenerationEngine, ShowsTheLogitsOfEachPositionOnceWithDrafts) {
   DraftingModel model;
-  model.errs = true;
+  model.wrong_thirds = 1;
   const auto requests = mixed_requests();
   std::map<Key, std::vector<at::Tensor>> seen;
   EngineHooks hooks{.on_logits = [&](const at::Tensor& logits, std::span<const LogitsRow> rows) {
@@ -520,7 +537,7 @@ TEST(GenerationEngine, ShowsTheHiddenStatesBeforeAcceptedTokensOnlyAndBeforeThos
     request.options.thinking = ThinkingBudget{.markers = {.open = request.prompt.back(), .close = 8}, .tokens = 4};
   }
   for (const bool errs : {false, true}) {
-    model.errs = errs;
+    model.wrong_thirds = errs ? 1 : 0;
     for (const int64_t drafts : {1, 4}) {
       expect_states_before_each_token(model, requests, {.max_sequences = 5, .draft_tokens = drafts});
       expect_states_before_each_token(

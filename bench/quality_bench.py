@@ -77,18 +77,19 @@ def print_table(path):
         print(f"| {' | '.join(cells)} |")
     print()
     curve = {1: runs.get("hard", {}), 2: runs.get("hard x2", {}), 4: runs.get("hard x4", {})}
-    seeds = sorted(set(full).intersection(*curve.values()))
+    seeds = sorted(full.keys() & curve[1].keys() & curve[2].keys())
     if not seeds:
         return
     for key, title in (("cross_entropy", "loss"), ("divergence", "KL")):
-        needed = [multiple_for(full[seed]["held_out"][key],
-                               [(multiple, runs[seed]["held_out"][key]) for multiple, runs in curve.items()])
+        needed = [multiple_for(full[seed]["held_out"][key], [(multiple, by_seed[seed]["held_out"][key])
+                                                             for multiple, by_seed in curve.items() if seed in by_seed])
                   for seed in seeds]  # fmt: skip
-        if math.inf in needed:
-            print(f"hard labels need more than 4 times the tokens for full's {title} in {needed.count(math.inf)} of "
-                  f"{len(needed)} seeds; the others: {[round(value, 2) for value in needed if value < math.inf]}")  # fmt: skip
+        known = [value for value in needed if value < math.inf]
+        if len(known) < len(needed):
+            print(f"hard labels need more tokens for full's {title} than were measured in {len(needed) - len(known)} of "
+                  f"{len(needed)} seeds; in the others {[round(value, 2) for value in known]} times as many")  # fmt: skip
         else:
-            print(f"hard labels need {with_interval(needed, 2)} times the tokens for full's {title}")
+            print(f"hard labels need {with_interval(needed, 2)} times the tokens for full's {title} ({len(needed)} seeds)")
 
 
 def main():

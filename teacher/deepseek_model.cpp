@@ -79,8 +79,9 @@ void DeepseekModel::check_batch(const nn::PackedBatch& batch, const nn::KvCache*
               "DeepseekModel: slots must be int64 [", batch.tokens.size(0), "], are ", slots->slots.sizes());
 }
 
-AttentionStep DeepseekModel::plan(const nn::PackedBatch& batch, const nn::CacheSlots* slots) const {
-  AttentionStep step = AttentionStep::plan(config_.attention, batch, slots);
+AttentionStep DeepseekModel::plan(const nn::PackedBatch& batch, const nn::KvCache* cache,
+                                  const nn::CacheSlots* slots) const {
+  AttentionStep step = AttentionStep::plan(config_.attention, batch, slots, cache != nullptr ? cache->block_size() : 0);
   const at::Tensor angles = batch.positions.to(at::kFloat).unsqueeze(1) * inverse_frequencies_;
   step.cos = angles.cos().mul_(config_.rotary.attention_factor);
   step.sin = angles.sin().mul_(config_.rotary.attention_factor);
@@ -111,7 +112,7 @@ at::Tensor DeepseekModel::run(const nn::PackedBatch& batch, nn::KvCache* cache, 
   const at::AutoDispatchBelowADInplaceOrView without_autograd;
   at::Tensor hidden = embed(embedding_, batch.tokens);  // [T, E]
   if (batch.tokens.numel() == 0) return hidden;
-  const AttentionStep step = plan(batch, slots);
+  const AttentionStep step = plan(batch, cache, slots);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto number = static_cast<int64_t>(i);
     if (extras.tap != nullptr) extras.tap->offer(number, hidden);
@@ -172,7 +173,7 @@ at::Tensor DeepseekModel::mtp_forward(int64_t depth, const nn::PackedBatch& batc
                                     1);
   const at::Tensor input = kernels::stored_linear(joined, module.projection, {}, {}, compute_);
   const at::Tensor output =
-      run_layer(module.layer, input, plan(batch, slots), entries_of(cache, config_.num_layers + depth));
+      run_layer(module.layer, input, plan(batch, cache, slots), entries_of(cache, config_.num_layers + depth));
   return kernels::rms_norm(output, module.final_norm, config_.norm_eps);
 }
 

@@ -80,7 +80,7 @@ class DeepseekModel final : public nn::CausalLM, public nn::Drafter {
   Layer load_layer(const DeepseekWeights& weights, int64_t index) const;
   MtpModule load_mtp_module(const DeepseekWeights& weights, int64_t index) const;
   void check_batch(const nn::PackedBatch& batch, const nn::KvCache* cache, const nn::CacheSlots* slots) const;
-  AttentionStep plan(const nn::PackedBatch& batch, const nn::CacheSlots* slots) const;
+  AttentionStep plan(const nn::PackedBatch& batch, const nn::KvCache* cache, const nn::CacheSlots* slots) const;
   at::Tensor embed(const kernels::StoredWeight& embedding, const at::Tensor& tokens) const;
   at::Tensor run_layer(const Layer& layer, const at::Tensor& x, const AttentionStep& step, const at::Tensor& entries,
                        std::vector<kernels::Routing>* routings = nullptr) const;

@@ -42,8 +42,7 @@ AttentionPart part_of(const nn::PackedBatch& batch, const nn::CacheSlots* slots,
   return part;
 }
 
-// Where a cache in blocks of `block_size` holds the tokens of the part's contexts, one sequence after the other.
-at::Tensor context_slots(const AttentionPart& part, int64_t block_size) {
+void find_contexts(AttentionPart& part, int64_t block_size) {
   const at::Tensor lengths = part.context_lengths.contiguous();
   std::vector<at::Tensor> slots;
   for (int64_t s = 0; s < lengths.size(0); ++s) {
@@ -52,7 +51,8 @@ at::Tensor context_slots(const AttentionPart& part, int64_t block_size) {
         part.block_table[s].to(at::kLong).index_select(0, positions.div(block_size, /*rounding_mode=*/"floor"));
     slots.push_back(blocks * block_size + positions.remainder(block_size));
   }
-  return at::cat(slots);
+  part.context_slots = at::cat(slots);
+  part.context_offsets = at::constant_pad_nd(lengths.cumsum(0), {1, 0}).to(at::kInt);
 }
 
 }  // namespace
@@ -67,7 +67,8 @@ bool absorbed_is_cheaper(const MlaConfig& config, int64_t new_tokens, int64_t co
   return absorbed < naive || new_tokens == 1;
 }
 
-AttentionStep AttentionStep::plan(const MlaConfig& config, const nn::PackedBatch& batch, const nn::CacheSlots* slots) {
+AttentionStep AttentionStep::plan(const MlaConfig& config, const nn::PackedBatch& batch, const nn::CacheSlots* slots,
+                                  int64_t block_size) {
   std::vector<int64_t> naive;
   std::vector<int64_t> absorbed;
   const at::Tensor offsets = batch.sequence_offsets.contiguous();
@@ -82,6 +83,7 @@ AttentionStep AttentionStep::plan(const MlaConfig& config, const nn::PackedBatch
   AttentionStep step;
   if (slots != nullptr) step.slots = slots->slots;
   if (!naive.empty()) step.naive = part_of(batch, slots, naive);
+  if (step.naive && slots != nullptr) find_contexts(*step.naive, block_size);
   if (!absorbed.empty()) step.absorbed = part_of(batch, slots, absorbed);
   return step;
 }
@@ -148,15 +150,14 @@ at::Tensor MultiHeadLatentAttention::attend_naive(Inputs inputs, const Attention
                                                   const at::Tensor& entries) const {
   at::Tensor key_offsets = part.sequence_offsets;
   const bool fp8 = entries.defined() && entries.scalar_type() == at::kByte;
-  const at::Tensor slots = entries.defined() ? context_slots(part, entries.size(1)) : at::Tensor();
-  if (fp8 || (slots.defined() && slots.size(0) > inputs.latent.size(0))) {
+  if (fp8 || (entries.defined() && part.context_slots.size(0) > inputs.latent.size(0))) {
     // Tokens before these, and of all what later ones will find in the cache, so that both forms attend to the same.
-    const at::Tensor held = fp8 ? kernels::read_fp8_latents(entries, slots, config_.latent_rank, config_.rope_dim,
-                                                            inputs.latent.scalar_type())
-                                : entries.flatten(0, 1).index_select(0, slots);
+    const at::Tensor held = fp8 ? kernels::read_fp8_latents(entries, part.context_slots, config_.latent_rank,
+                                                            config_.rope_dim, inputs.latent.scalar_type())
+                                : entries.flatten(0, 1).index_select(0, part.context_slots);
     inputs.latent = held.narrow(1, 0, config_.latent_rank).contiguous();
     inputs.key_rope = held.narrow(1, config_.latent_rank, config_.rope_dim);
-    key_offsets = at::constant_pad_nd(part.context_lengths.cumsum(0), {1, 0}).to(at::kInt);
+    key_offsets = part.context_offsets;
   }
   const int64_t tokens = inputs.latent.size(0);
   const int64_t heads = config_.num_heads;

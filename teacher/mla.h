@@ -31,6 +31,9 @@ struct AttentionPart {
   at::Tensor sequence_offsets;  // [part's sequences + 1] int32
   at::Tensor block_table;       // with a cache: [part's sequences, max_blocks] int32
   at::Tensor context_lengths;   // with a cache: [part's sequences] int32
+  // Naive, with a cache: where it holds the tokens of all contexts, one sequence after the other, and which are whose.
+  at::Tensor context_slots;    // [tokens of all contexts] int64
+  at::Tensor context_offsets;  // [part's sequences + 1] int32
 };
 
 // What all layers of one forward share. T tokens, R rope_dim.
@@ -39,8 +42,9 @@ struct AttentionStep {
   at::Tensor slots;     // with a cache: [T] int64
   std::optional<AttentionPart> naive, absorbed;
 
-  // `slots` is null without a cache; then all sequences attend in the naive form.
-  static AttentionStep plan(const MlaConfig& config, const nn::PackedBatch& batch, const nn::CacheSlots* slots);
+  // `slots` are null without a cache in blocks of `block_size`; then all sequences attend in the naive form.
+  static AttentionStep plan(const MlaConfig& config, const nn::PackedBatch& batch, const nn::CacheSlots* slots,
+                            int64_t block_size);
 };
 
 class MultiHeadLatentAttention {

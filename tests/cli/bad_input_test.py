@@ -75,12 +75,15 @@ def write_weights(path, **changes):
         tensors[name] = ("F32", shape, array.array("f", (draw.gauss(0, 0.3) for _ in range(count))).tobytes())
     for name, change in changes.items():
         tensors[name.replace("__", ".")] = change
+    write_tensors(path, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
+def write_tensors(path, tensors):
+    """{name: (dtype, shape, bytes)}"""
     header, data = {}, b""
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            dtype, shape, contents = tensor
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(contents)]}
-            data += contents
+    for name, (dtype, shape, contents) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(contents)]}
+        data += contents
     write_header(path, json.dumps(header), data)
 
 

@@ -13,7 +13,7 @@ import shutil
 import struct
 import tempfile
 
-from bad_input_test import DEEP, TOKENIZER, copy, cut, distill, expect, failures, report, write_header
+from bad_input_test import DEEP, TOKENIZER, copy, cut, distill, expect, failures, report, write_tensors
 
 VOCAB, HIDDEN, EXPERTS, MOE = 605, 16, 4, 8
 CONFIG = dict(model_type="deepseek_v3", vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=24,
@@ -93,15 +93,11 @@ def write_model(folder, config=(), changes=()):
     folder.mkdir()
     places = {}
     for shard in (1, 2):
-        header, data, file = {}, b"", f"model-0000{shard}-of-00002.safetensors"
-        for name, tensor in (tensors() | dict(changes)).items():
-            if tensor is None or ("layers.1." in name) != (shard == 2):
-                continue
-            dtype, shape, contents = tensor
-            header[name] = dict(dtype=dtype, shape=shape, data_offsets=[len(data), len(data) + len(contents)])
-            data += contents
-            places[name] = file
-        write_header(folder / file, json.dumps(header), data)
+        part = {name: tensor for name, tensor in (tensors() | dict(changes)).items()
+                if tensor is not None and ("layers.1." in name) == (shard == 2)}  # fmt: skip
+        file = f"model-0000{shard}-of-00002.safetensors"
+        write_tensors(folder / file, part)
+        places |= dict.fromkeys(part, file)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
     (folder / "config.json").write_text(json.dumps(CONFIG | dict(config)))
     shutil.copy(TOKENIZER, folder / "tokenizer.json")

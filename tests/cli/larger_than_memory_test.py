@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A DeepSeek model whose experts together are larger than memory starts at once, answers and writes traces, for an
-expert's weights are read when a token first goes to it. larger_than_memory_test.py PROGRAM TOKENIZER_JSON; ends with 77, which is to skip
-the test, where the file system has no sparse files.
+expert's weights are read when a token first goes to it. larger_than_memory_test.py PROGRAM TOKENIZER_JSON; ends with 77,
+which is to skip the test, where the file system has no sparse files.
 
 The experts' weights are a hole at the end of the checkpoint, which takes no disk space and reads as zeros. What the
 program holds in memory is limited besides, so that copying experts fails instead of taking the machine down."""

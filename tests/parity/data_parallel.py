@@ -69,16 +69,20 @@ def is_running(pid):
         return False
 
 
+def wait_for_checkpoint(process, out):
+    deadline = time.monotonic() + 60
+    while not pathlib.Path(out, "latest").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            sys.exit(f"{out}: the ranks did not begin to train")
+        time.sleep(0.02)
+
+
 def lose_a_rank(how, expected):
     """Starts three ranks, takes away the last one while they train, and waits for the end of the job."""
     out = f"lost-{how.name}"
     process = subprocess.Popen([*DISTILL, *command(out, "--nproc", "3", "--steps", "1000000")], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not pathlib.Path(out, "latest").exists():
-        if time.monotonic() > deadline:
-            sys.exit("the ranks did not begin to train")
-        time.sleep(0.1)
+    wait_for_checkpoint(process, out)
     victim = children_of(process)[2]
     start = time.monotonic()
     os.kill(victim, how)
@@ -102,8 +106,7 @@ def torchrun_starts_again():
     process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                                 "--max-restarts", "1", "--monitor-interval", "0.1", "--no-python", *DISTILL,
                                 *command(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
-    while process.poll() is None and not pathlib.Path(out, "latest").exists():
-        time.sleep(0.02)
+    wait_for_checkpoint(process, out)
     if victims := children_of(process):
         os.kill(victims[-1], signal.SIGKILL)
     _, messages = process.communicate(timeout=120)
@@ -116,8 +119,7 @@ def launcher_is_killed():
     out = "orphaned"
     process = subprocess.Popen([*DISTILL, *command(out, "--nproc", "2", "--steps", "100000")],
                                stderr=subprocess.DEVNULL)  # fmt: skip
-    while process.poll() is None and not pathlib.Path(out, "latest").exists():
-        time.sleep(0.05)
+    wait_for_checkpoint(process, out)
     ranks = children_of(process)
     process.kill()
     process.wait()

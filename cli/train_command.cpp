@@ -12,7 +12,6 @@
 #include "cli/commands.h"
 #include "cli/option_checks.h"
 #include "core/cpu_count.h"
-#include "core/digest.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/local_ranks.h"
@@ -104,7 +103,7 @@ std::vector<OnlineTeacher> load_teachers(const Options& options, const Student& 
                         .weight = sum > 0 ? options.online_weights[i] / sum : equal,
                         .path = files.path().string(),
                         .weights_fingerprint = files.weights()->fingerprint(),
-                        .config_fingerprint = core::sha256_hex(files.config().dump())});
+                        .config_fingerprint = files.config_fingerprint()});
     const int64_t vocab_size = student.model->shape().vocab_size;
     core::check(teachers.back().model->shape().vocab_size <= vocab_size,
                 "{}: the teacher's vocabulary of {} is larger than the student's of {}", options.online[i].string(),

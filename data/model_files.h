@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/digest.h"
 #include "data/chat_template.h"
 #include "data/tokenizer.h"
 #include "data/weight_source.h"
@@ -35,6 +36,8 @@ class ModelFiles {
   const nlohmann::json& config() const { return config_; }
   // Where it was read, for messages about it: config.json, or the GGUF file itself.
   std::string config_location() const;
+  // SHA-256 (hex) of config(), by which traces and runs know their teachers.
+  std::string config_fingerprint() const { return core::sha256_hex(config_.dump()); }
   // Under Hugging Face's names and in its layout, whatever the format.
   std::shared_ptr<const WeightSource> weights() const;
   std::shared_ptr<const Tokenizer> tokenizer() const;

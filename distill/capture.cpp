@@ -8,7 +8,6 @@
 #include <optional>
 #include <utility>
 
-#include "core/digest.h"
 #include "core/error.h"
 #include "core/progress.h"
 #include "data/target_capture.h"
@@ -133,7 +132,7 @@ data::TraceProvenance describe_teacher(const TextModel& teacher, const data::Cha
   data::TraceProvenance provenance;
   provenance.teacher = teacher.files.path().string();
   provenance.weights = teacher.files.weights()->fingerprint();
-  provenance.config = core::sha256_hex(teacher.files.config().dump());
+  provenance.config = teacher.files.config_fingerprint();
   provenance.tokenizer = teacher.tokenizer->fingerprint();
   provenance.reasoning = data::find_reasoning_tokens(*teacher.tokenizer);
   if (chat_template) provenance.chat_template = chat_template->fingerprint();
